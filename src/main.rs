@@ -1,0 +1,5 @@
+//! The `outrelay` binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    outrelay::cli::main()
+}

@@ -1,0 +1,7 @@
+//! Transport: TLS, QUIC, framed reads and writes, streams with an explicit end.
+
+pub mod framed;
+pub mod pump;
+pub mod quic;
+pub mod stream;
+pub mod tls;

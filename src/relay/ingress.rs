@@ -1,0 +1,4 @@
+//! (to be written)
+
+pub mod connections;
+pub mod quic_listener;
