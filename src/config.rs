@@ -10,6 +10,9 @@ pub mod quic;
 pub mod relay;
 pub mod types;
 
+#[cfg(test)]
+mod samples;
+
 use std::fmt;
 
 /// One thing that is wrong, and where it was written.

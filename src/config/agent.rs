@@ -11,6 +11,7 @@ use super::layers::{self, Overlay};
 use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, or_empty, quic, zero_durations};
 use super::{Invalid, Problems};
+use crate::core::ids::ServiceName;
 
 /// Everything an agent can be told. `Default` is what an empty file means; `relays` and `tls` have no usable default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -228,8 +229,8 @@ fn validate_consume(consume: &[Consume]) -> Vec<Invalid> {
     found
 }
 
-fn service_name(_key: &str, _name: &str) -> Option<Invalid> {
-    None
+fn service_name(key: &str, name: &str) -> Option<Invalid> {
+    name.parse::<ServiceName>().err().map(|error| Invalid::at(key, error.to_string()))
 }
 
 impl Timeouts {
@@ -251,5 +252,57 @@ impl Backoff {
             found.push(Invalid::between("backoff.initial", "backoff.max", what));
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> AgentConfig {
+        AgentConfig {
+            relays: vec!["relay:7443".parse().unwrap()],
+            tls: Tls { cert: "c".into(), key: "k".into(), ca: "a".into() },
+            ..AgentConfig::default()
+        }
+    }
+
+    fn keys(config: &AgentConfig) -> Vec<String> {
+        config.validate().into_iter().map(|invalid| invalid.keys[0].clone()).collect()
+    }
+
+    #[test]
+    fn the_defaults_with_what_is_required_are_good() {
+        assert_eq!(good().validate(), []);
+    }
+
+    #[test]
+    fn flags_name_a_service_and_an_address() {
+        let exposed: Expose = "svc/web=127.0.0.1:8080".parse().unwrap();
+        assert_eq!((exposed.name.as_str(), exposed.to.as_str()), ("svc/web", "127.0.0.1:8080"));
+        let consumed: Consume = "web=[::1]:0".parse().unwrap();
+        assert_eq!((consumed.method.as_str(), consumed.listen.as_str()), ("", "[::1]:0"));
+        let error = "web=8080".parse::<Expose>().unwrap_err();
+        assert_eq!(error.to_string(), "`web=8080` is not NAME=HOST:PORT: `8080` is not host:port");
+        assert!("web".parse::<Consume>().is_err());
+    }
+
+    #[test]
+    fn every_bad_service_is_named() {
+        let mut config = good();
+        config.expose = ["web=a:1", "outrelay:web=a:1", "web=a:0"].map(|text| text.parse().unwrap()).into();
+        config.consume = ["=a:1", "b=a:1", "c=a:0", "d=a:0"].map(|text| text.parse().unwrap()).into();
+        let expected = ["expose[1].name", "expose[2].name", "expose[2].to", "consume[0].name", "consume[1].listen"];
+        assert_eq!(keys(&config), expected);
+    }
+
+    #[test]
+    fn pauses_grow_and_deadlines_are_not_zero() {
+        let mut config = good();
+        config.backoff.initial = Duration::from_secs(11);
+        config.timeouts.open = Duration::ZERO;
+        config.server_name = "no name".into();
+        config.relays.push("relay:0".parse().unwrap());
+        assert_eq!(keys(&config), ["relays[1]", "server_name", "timeouts.open", "backoff.initial"]);
     }
 }

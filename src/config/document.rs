@@ -3,6 +3,7 @@
 //! serde stops at its first error. So the tree is parsed with spans, and on an error what it points at is noted, cut out,
 //! and the rest read again. What remains still knows its lines, for mistakes that only the meaning shows.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -49,21 +50,41 @@ impl<'a> Document<'a> {
         let mut problems = Vec::new();
         loop {
             let error = match T::deserialize(toml::de::Deserializer::from(self.root.clone())) {
-                Ok(value) => return (Some(value), problems),
+                Ok(value) => return (Some(value), in_order(problems)),
                 Err(error) => error,
             };
             let span = error.span().unwrap_or_default();
             let line = line_of(self.text, span.start);
             let cut = cut_table(self.root.get_mut(), &span, "");
-            problems.push(Problem::at_line(self.file, line, describe(error.message(), cut.as_ref())));
+            // An element whose required key was cut for its value lacks it only since then.
+            let follows = |cut: &Cut| self.cut.iter().any(|earlier| is_within(earlier, &cut.key));
+            if !cut.as_ref().is_some_and(follows) {
+                let what = describe(error.message(), cut.as_ref());
+                problems.push((line, Problem::at_line(self.file, line, what)));
+            }
             match cut {
-                Some(cut) if problems.len() < PROBLEMS_MAX => self.cut.push(cut.key),
-                _ => return (None, problems),
+                Some(Cut { what: Part::Key, .. }) if problems.len() < PROBLEMS_MAX => {}
+                Some(cut) if problems.len() < PROBLEMS_MAX => self.note_cut(cut.key),
+                _ => return (None, in_order(problems)),
             }
         }
     }
 
-    /// The keys that [`Self::read`] cut out: nothing more can be said about these.
+    fn note_cut(&mut self, key: String) {
+        let Some((list, at)) = element(&key) else {
+            self.cut.push(key);
+            return;
+        };
+        // The elements behind it have moved up; what was cut in it is gone with it.
+        let cut = std::mem::take(&mut self.cut);
+        self.cut = cut.into_iter().filter_map(|earlier| moved_up(earlier, list, at)).collect();
+        if !self.lines().contains_key(&format!("{list}[0]")) {
+            self.cut.push(list.to_owned());
+        }
+    }
+
+    /// The keys whose values [`Self::read`] cut out: nothing more can be said about these. Of a list that lost elements, only that
+    /// it is empty now.
     #[must_use]
     pub fn cut(&self) -> &[String] {
         &self.cut
@@ -87,14 +108,42 @@ impl<'a> Document<'a> {
     }
 }
 
+/// The list and the position in it, where `key` is a list's element.
+fn element(key: &str) -> Option<(&str, usize)> {
+    let (list, at) = key.strip_suffix(']')?.rsplit_once('[')?;
+    Some((list, at.parse().ok()?))
+}
+
+/// What `key` is called once the element `at` of `list` is gone; None when it was in that element.
+fn moved_up(key: String, list: &str, at: usize) -> Option<String> {
+    let rest = key.strip_prefix(list).and_then(|rest| rest.strip_prefix('[')).and_then(|rest| rest.split_once(']'));
+    let Some((Ok(own), inner)) = rest.map(|(own, inner)| (own.parse::<usize>(), inner)) else {
+        return Some(key);
+    };
+    match own.cmp(&at) {
+        Ordering::Less => Some(key),
+        Ordering::Equal => None,
+        Ordering::Greater => Some(format!("{list}[{}]{inner}", own - 1)),
+    }
+}
+
+fn in_order(mut problems: Vec<(usize, Problem)>) -> Vec<Problem> {
+    problems.sort_by_key(|(line, _)| *line);
+    problems.into_iter().map(|(_, problem)| problem).collect()
+}
+
 fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
+/// Whether `key` is `outer` or below it.
+pub(crate) fn is_within(key: &str, outer: &str) -> bool {
+    key.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 /// `key` below `prefix`.
-#[must_use]
-pub(crate) fn dotted(prefix: &str, key: &str) -> String {
+fn dotted(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 
@@ -109,15 +158,20 @@ enum Part {
     Value,
 }
 
+/// Positions in lists are left out: the line says more, and they count only what is left.
 fn describe(message: &str, cut: Option<&Cut>) -> String {
     let message = message.trim_end().replace('\n', " ");
-    match cut {
-        Some(Cut { key, what: Part::Value }) => format!("`{key}`: {message}"),
-        Some(Cut { key, what: Part::Key }) => match key.rsplit_once('.') {
+    let Some(Cut { key, what }) = cut else {
+        return message;
+    };
+    let parts = key.split('.').map(|part| part.split_once('[').map_or(part, |(list, _)| list));
+    let key = parts.collect::<Vec<_>>().join(".");
+    match what {
+        Part::Value => format!("`{key}`: {message}"),
+        Part::Key => match key.rsplit_once('.') {
             Some((table, _)) => format!("in `{table}`: {message}"),
             None => message,
         },
-        None => message,
     }
 }
 
@@ -145,33 +199,32 @@ fn cut_table(table: &mut DeTable<'_>, span: &Range<usize>, prefix: &str) -> Opti
 }
 
 /// What was cut at or below `value`; the caller drops the value itself when the cut's key is `path`.
+///
+/// The inside is searched first: a list of one `[[table]]` has the same span as its only element.
 fn cut_value(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>, path: &str) -> Option<Cut> {
-    if value.span() == *span {
-        return Some(Cut { key: path.to_owned(), what: Part::Value });
-    }
-    match value.get_mut() {
+    let inside = match value.get_mut() {
         DeValue::Table(table) => cut_table(table, span, path),
-        DeValue::Array(array) => {
-            let mut found = None;
-            let elements = std::mem::replace(array, DeArray::new());
-            *array = elements
-                .into_iter()
-                .enumerate()
-                .filter_map(|(at, mut element)| {
-                    if found.is_none() {
-                        let path = format!("{path}[{at}]");
-                        found = cut_value(&mut element, span, &path);
-                        if found.as_ref().is_some_and(|cut| cut.key == path) {
-                            return None;
-                        }
-                    }
-                    Some(element)
-                })
-                .collect();
-            found
-        }
+        DeValue::Array(array) => cut_array(array, span, path),
         _ => None,
-    }
+    };
+    inside.or_else(|| (value.span() == *span).then(|| Cut { key: path.to_owned(), what: Part::Value }))
+}
+
+fn cut_array(array: &mut DeArray<'_>, span: &Range<usize>, path: &str) -> Option<Cut> {
+    let mut found = None;
+    let elements = std::mem::replace(array, DeArray::new());
+    let kept = elements.into_iter().enumerate().filter_map(|(at, mut element)| {
+        if found.is_none() {
+            let path = format!("{path}[{at}]");
+            found = cut_value(&mut element, span, &path);
+            if found.as_ref().is_some_and(|cut| cut.key == path) {
+                return None;
+            }
+        }
+        Some(element)
+    });
+    *array = kept.collect();
+    found
 }
 
 fn note_table(table: &DeTable<'_>, prefix: &str, note: &mut impl FnMut(String, Range<usize>)) {
@@ -251,6 +304,24 @@ mod tests {
         let shown = shown(&problems);
         assert!(shown.iter().any(|line| line.starts_with("f:1: `inner.wait`: ")), "{shown:#?}");
         assert!(shown.iter().any(|line| line.starts_with("f:2: in `inner`: unknown field `of`")), "{shown:#?}");
+    }
+
+    #[test]
+    fn an_element_is_not_said_to_lack_what_was_wrong_in_it() {
+        let text = "list = [{ b = 1 }, { a = \"x\" }, { a = \"y\" }, {}, { a = 5 }]\n";
+        let mut document = Document::parse("f", text).unwrap();
+        let (value, problems) = document.read::<Sample>();
+        assert_eq!(value.unwrap().list, [Element { a: 5 }]);
+        let shown = shown(&problems);
+        let count = |part: &str| shown.iter().filter(|line| line.contains(part)).count();
+        assert_eq!((count("invalid type"), count("unknown field"), count("missing field")), (2, 1, 2), "{shown:#?}");
+    }
+
+    #[test]
+    fn a_list_that_lost_its_only_element_counts_as_cut() {
+        let mut document = Document::parse("f", "list = [5]\n").unwrap();
+        assert!(document.read::<Sample>().0.unwrap().list.is_empty());
+        assert_eq!(document.cut(), ["list"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::document::Document;
+use super::document::{Document, is_within};
 use super::{Invalid, Problem, Problems};
 
 /// One value from the command line that wins over the file's.
@@ -170,11 +170,6 @@ impl Origins {
         let of_list = || key.rfind('[').and_then(|at| self.by_key.get(&key[..at]));
         exact.or_else(of_list).map(String::as_str)
     }
-}
-
-/// Whether `key` is `outer` or below it.
-fn is_within(key: &str, outer: &str) -> bool {
-    key.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 #[cfg(test)]

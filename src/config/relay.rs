@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use super::layers::{self, Overlay};
 use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
 use super::{Invalid, Problems};
+use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
 
 /// The UDP port of the wire (wire.md §1).
 pub const DEFAULT_PORT: u16 = 7443;
@@ -155,11 +157,20 @@ impl RelayConfig {
         layers::load(file, overlays, Self::validate)
     }
 
+    /// The identity that the relay's certificate must carry (wire.md §1).
+    ///
+    /// # Errors
+    /// When `id` or `region` is not a label; [`Self::validate`] has said so before.
+    pub fn uri(&self) -> Result<RelayUri, IdentityError> {
+        Ok(RelayUri::new(&self.region.parse()?, &self.id.parse()?))
+    }
+
     /// What is wrong with the values as they stand. Whether files can be read is found when they are.
     #[must_use]
     pub fn validate(&self) -> Vec<Invalid> {
-        let mut found = label("id", "--id ID", &self.id);
-        found.extend(label("region", "--region REGION", &self.region));
+        let mut found = Vec::new();
+        found.extend(label::<RelayId>("id", "--id ID", &self.id));
+        found.extend(label::<Region>("region", "--region REGION", &self.region));
         if self.advertise.as_ref().is_some_and(|advertise| advertise.port() == 0) {
             found.push(Invalid::at("advertise", "port 0 cannot be reached"));
         }
@@ -178,11 +189,14 @@ impl RelayConfig {
     }
 }
 
-fn label(key: &str, flag: &'static str, text: &str) -> Vec<Invalid> {
+fn label<T>(key: &str, flag: &'static str, text: &str) -> Option<Invalid>
+where
+    T: FromStr<Err = IdentityError>,
+{
     if text.is_empty() {
-        return vec![Invalid::missing(key, flag)];
+        return Some(Invalid::missing(key, flag));
     }
-    Vec::new()
+    text.parse::<T>().err().map(|error| Invalid::at(key, error.to_string()))
 }
 
 const SECONDS_MAX: u64 = 3_600;
@@ -230,5 +244,56 @@ impl Limits {
             found.push(Invalid::at("limits.frame_max_bytes", what));
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> RelayConfig {
+        let mut config = RelayConfig { id: "r1".into(), region: "acme".into(), ..RelayConfig::default() };
+        config.tls = Tls { cert: "c".into(), key: "k".into(), ca: "a".into() };
+        config
+    }
+
+    fn keys(config: &RelayConfig) -> Vec<String> {
+        config.validate().into_iter().map(|invalid| invalid.keys[0].clone()).collect()
+    }
+
+    #[test]
+    fn the_defaults_with_what_is_required_are_good() {
+        assert_eq!(good().validate(), []);
+        assert_eq!(good().uri().unwrap().as_str(), "outrelay://acme/relay/r1");
+    }
+
+    #[test]
+    fn every_bad_limit_is_named() {
+        let mut config = good();
+        config.limits.open = Duration::ZERO;
+        config.limits.hello = Duration::from_secs(4_000);
+        config.limits.streams = 0;
+        config.limits.connections = usize::MAX;
+        config.limits.frame_max_bytes = 1 << 25;
+        let keys = keys(&config);
+        for key in ["open", "hello", "provider_answer", "streams", "connections", "frame_max_bytes"] {
+            assert!(keys.contains(&format!("limits.{key}")), "{key} is not among {keys:?}");
+        }
+        assert_eq!(keys.len(), 6, "{keys:?}");
+    }
+
+    #[test]
+    fn id_and_region_must_be_labels() {
+        let config = RelayConfig { id: "R1".into(), region: "a/b".into(), ..good() };
+        assert_eq!(keys(&config), ["id", "region"]);
+    }
+
+    #[test]
+    fn faults_need_a_socket() {
+        let mut config = good();
+        config.admin.fault_injection = true;
+        assert_eq!(keys(&config), ["admin.fault_injection"]);
+        config.admin.socket = Some("/run/x".into());
+        assert_eq!(keys(&config), [""; 0]);
     }
 }
