@@ -1,1 +1,120 @@
-//! (to be written)
+//! QUIC endpoints: sockets with large buffers, and the transport settings of performance.md.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::quic::QuicConfig;
+
+/// Binds an endpoint; without `tls` it only dials. Must be called inside a tokio runtime.
+///
+/// An unspecified IPv6 address takes IPv4 too.
+///
+/// # Errors
+/// When the socket cannot be bound, or the TLS configuration lacks what QUIC needs.
+pub fn bind(
+    addr: SocketAddr,
+    config: &QuicConfig,
+    tls: Option<rustls::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
+    let mut endpoint = EndpointConfig::default();
+    let largest = config.max_mtu.max(config.initial_mtu);
+    if u64::from(largest) > endpoint.get_max_udp_payload_size() {
+        endpoint
+            .max_udp_payload_size(largest)
+            .map_err(io::Error::other)?;
+    }
+    let server = tls.map(|tls| server_config(tls, config)).transpose()?;
+    let socket = bind_socket(addr, config.socket_buffer)?;
+    quinn::Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime))
+}
+
+fn server_config(
+    tls: rustls::ServerConfig,
+    config: &QuicConfig,
+) -> io::Result<quinn::ServerConfig> {
+    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(Arc::new(transport(config)));
+    Ok(server)
+}
+
+/// What a connection is dialled with.
+///
+/// # Errors
+/// When the TLS configuration lacks AES-128-GCM, with which every QUIC connection starts.
+pub fn client_config(
+    tls: rustls::ClientConfig,
+    config: &QuicConfig,
+) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
+    let crypto = QuicClientConfig::try_from(tls)?;
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(Arc::new(transport(config)));
+    Ok(client)
+}
+
+/// The transport settings of `config`. A number that QUIC cannot say becomes the largest it can.
+#[must_use]
+pub fn transport(config: &QuicConfig) -> TransportConfig {
+    let largest = |value: u64| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
+    let idle = IdleTimeout::try_from(config.idle_timeout).unwrap_or_else(|_| VarInt::MAX.into());
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(config.max_mtu);
+    let mut transport = TransportConfig::default();
+    transport
+        .stream_receive_window(largest(config.stream_window))
+        .receive_window(largest(config.connection_window))
+        .send_window(config.send_window)
+        .max_concurrent_bidi_streams(VarInt::from_u32(config.streams_initial))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(config.keep_alive))
+        .initial_mtu(config.initial_mtu)
+        .mtu_discovery_config(Some(discovery))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+    transport
+}
+
+fn bind_socket(addr: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() && addr.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.set_recv_buffer_size(buffer)?;
+    socket.set_send_buffer_size(buffer)?;
+    warn_when_smaller(&socket, buffer)?;
+    Ok(socket.into())
+}
+
+/// The kernel cuts a request silently to its limit: too small a buffer loses packets in every burst.
+fn warn_when_smaller(socket: &Socket, asked: usize) -> io::Result<()> {
+    let sizes = [
+        ("receive", "net.core.rmem_max", socket.recv_buffer_size()?),
+        ("send", "net.core.wmem_max", socket.send_buffer_size()?),
+    ];
+    for (direction, sysctl, reported) in sizes {
+        // Linux reports twice what it grants: the rest is for its own bookkeeping.
+        let granted = if cfg!(target_os = "linux") {
+            reported / 2
+        } else {
+            reported
+        };
+        if granted < asked {
+            tracing::warn!(
+                direction,
+                asked_bytes = asked,
+                granted_bytes = granted,
+                "the kernel grants a smaller UDP socket buffer than asked for; run: sysctl -w {sysctl}={asked}"
+            );
+        }
+    }
+    Ok(())
+}
