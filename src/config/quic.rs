@@ -65,38 +65,22 @@ impl QuicConfig {
         ];
         for (key, bytes) in windows {
             if !(16 * 1024..=VARINT_MAX).contains(&bytes) {
-                problems.push((
-                    key,
-                    format!("must be 16384 to {VARINT_MAX} bytes, is {bytes}"),
-                ));
+                problems.push((key, format!("must be 16384 to {VARINT_MAX} bytes, is {bytes}")));
             }
         }
         if self.stream_window > self.connection_window {
             problems.push((
                 "stream_window",
-                format!(
-                    "must not be above connection_window ({}), is {}",
-                    self.connection_window, self.stream_window
-                ),
+                format!("must not be above connection_window ({}), is {}", self.connection_window, self.stream_window),
             ));
         }
         if self.streams_initial == 0 {
-            problems.push((
-                "streams_initial",
-                "must be at least 1: the first stream is the control stream".to_owned(),
-            ));
+            problems.push(("streams_initial", "must be at least 1: the first stream is the control stream".to_owned()));
         }
         self.validate_times(&mut problems);
         self.validate_mtu(&mut problems);
         if self.socket_buffer > i32::MAX as usize {
-            problems.push((
-                "socket_buffer",
-                format!(
-                    "must be at most {} bytes, is {}",
-                    i32::MAX,
-                    self.socket_buffer
-                ),
-            ));
+            problems.push(("socket_buffer", format!("must be at most {} bytes, is {}", i32::MAX, self.socket_buffer)));
         }
         problems
     }
@@ -106,10 +90,7 @@ impl QuicConfig {
         if self.idle_timeout < Duration::from_millis(100) || self.idle_timeout > longest {
             problems.push((
                 "idle_timeout",
-                format!(
-                    "must be 100ms to 24h, is {}",
-                    humantime::format_duration(self.idle_timeout)
-                ),
+                format!("must be 100ms to 24h, is {}", humantime::format_duration(self.idle_timeout)),
             ));
         }
         if self.keep_alive.is_zero() || self.keep_alive >= self.idle_timeout {
@@ -127,19 +108,13 @@ impl QuicConfig {
     fn validate_mtu(&self, problems: &mut Vec<(&'static str, String)>) {
         for (key, bytes) in [("initial_mtu", self.initial_mtu), ("max_mtu", self.max_mtu)] {
             if !(SMALLEST_MTU..=LARGEST_MTU).contains(&bytes) {
-                problems.push((
-                    key,
-                    format!("must be {SMALLEST_MTU} to {LARGEST_MTU} bytes, is {bytes}"),
-                ));
+                problems.push((key, format!("must be {SMALLEST_MTU} to {LARGEST_MTU} bytes, is {bytes}")));
             }
         }
         if self.initial_mtu > self.max_mtu {
             problems.push((
                 "initial_mtu",
-                format!(
-                    "must not be above max_mtu ({}), is {}",
-                    self.max_mtu, self.initial_mtu
-                ),
+                format!("must not be above max_mtu ({}), is {}", self.max_mtu, self.initial_mtu),
             ));
         }
     }
@@ -168,28 +143,14 @@ mod tests {
         let keys: Vec<&str> = config.validate().iter().map(|(key, _)| *key).collect();
         assert_eq!(
             keys,
-            [
-                "send_window",
-                "stream_window",
-                "streams_initial",
-                "keep_alive",
-                "initial_mtu",
-                "max_mtu",
-                "initial_mtu"
-            ]
+            ["send_window", "stream_window", "streams_initial", "keep_alive", "initial_mtu", "max_mtu", "initial_mtu"]
         );
     }
 
     #[test]
     fn missing_keys_take_their_defaults_and_unknown_ones_are_refused() {
         let config: QuicConfig = toml::from_str("idle_timeout = \"30s\"").unwrap();
-        assert_eq!(
-            config,
-            QuicConfig {
-                idle_timeout: Duration::from_secs(30),
-                ..QuicConfig::default()
-            }
-        );
+        assert_eq!(config, QuicConfig { idle_timeout: Duration::from_secs(30), ..QuicConfig::default() });
         let error = toml::from_str::<QuicConfig>("idle_time = \"30s\"").unwrap_err();
         assert!(error.to_string().contains("idle_time"), "{error}");
     }

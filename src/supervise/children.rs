@@ -143,11 +143,15 @@ impl Children {
         self.children.is_empty()
     }
 
-    /// Starts one more child.
+    /// Starts one more child. One that is there already is left as it is: a supervisor that revives its children may
+    /// be told of one of them a second time.
     ///
     /// # Errors
     /// When it could not be started; it is gone then.
     pub async fn start(&mut self, mut spec: ChildSpec) -> Result<(), StartError> {
+        if self.children.contains_key(&spec.node.id()) {
+            return Ok(());
+        }
         self.node.adopt(&spec.node);
         let launched = if self.stopping {
             Err(Exit::NotStarted("its supervisor is stopping".to_owned()))
