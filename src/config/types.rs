@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Invalid;
 use super::quic::QuicConfig;
+use crate::net::tls::TlsFiles;
 
 /// A `host:port` that is resolved when it is used; the host may be a name, an IPv4 address or a bracketed IPv6 address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -83,6 +84,12 @@ pub struct Tls {
     pub key: PathBuf,
     /// The certificate authority of the deployment.
     pub ca: PathBuf,
+}
+
+impl From<&Tls> for TlsFiles {
+    fn from(tls: &Tls) -> Self {
+        Self { cert: tls.cert.clone(), key: tls.key.clone(), ca: tls.ca.clone() }
+    }
 }
 
 impl Tls {
