@@ -1,6 +1,7 @@
 //! Transport: TLS, QUIC, framed reads and writes, streams with an explicit end.
 
 pub mod framed;
+pub mod local_tcp;
 pub mod pump;
 pub mod quic;
 pub mod stream;

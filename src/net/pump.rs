@@ -1,1 +1,255 @@
-//! (to be written)
+//! Copies one direction of a stream, and passes its end on (performance.md, setting 1; architecture.md §5, invariant 1).
+//!
+//! A pump owns its source and its sink. Whatever ends it ends both, explicitly; when the pump itself is dropped (its task was killed),
+//! the halves' own drop resets and stops them. It waits in one of two places, and watches the other side in both:
+//!
+//! - for data, holding no buffer; meanwhile the sink may be stopped, and the stop is passed on at once;
+//! - for the sink's window, holding one buffer; meanwhile the source may be reset or lost, and that is passed on at once, so that
+//!   a stalled reader does not hide a cut.
+//!
+//! A FIN is written only after every byte before it was.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use crate::core::reject::ResetCode;
+use crate::net::stream::{End, Read, RecvHalf, SendHalf, WriteEnd};
+
+/// Bytes moved at once: large enough that quinn's send buffer keeps few segments.
+const BUFFER_LEN: usize = 64 * 1024;
+/// Free buffers kept per thread.
+const POOLED: usize = 16;
+
+/// What a pump reads.
+pub trait Source: Send {
+    /// As [`RecvHalf::poll_read`].
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read>;
+    /// As [`RecvHalf::reset_received`].
+    fn reset_received(&mut self) -> impl Future<Output = End> + Send;
+    /// As [`RecvHalf::stop`].
+    fn stop(self, code: ResetCode);
+}
+
+/// What a pump writes.
+pub trait Sink: Send {
+    /// As [`SendHalf::write_all`].
+    fn write_all(&mut self, buf: &[u8]) -> impl Future<Output = Result<(), WriteEnd>> + Send;
+    /// As [`SendHalf::stopped`].
+    fn stopped(&self) -> impl Future<Output = WriteEnd> + Send + 'static;
+    /// As [`SendHalf::finish`].
+    fn finish(self);
+    /// As [`SendHalf::reset`].
+    fn reset(self, code: ResetCode);
+}
+
+impl Source for RecvHalf {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read> {
+        Self::poll_read(self, cx, buf)
+    }
+    fn reset_received(&mut self) -> impl Future<Output = End> + Send {
+        Self::reset_received(self)
+    }
+    fn stop(self, code: ResetCode) {
+        Self::stop(self, code);
+    }
+}
+
+impl Sink for SendHalf {
+    fn write_all(&mut self, buf: &[u8]) -> impl Future<Output = Result<(), WriteEnd>> + Send {
+        Self::write_all(self, buf)
+    }
+    fn stopped(&self) -> impl Future<Output = WriteEnd> + Send + 'static {
+        Self::stopped(self)
+    }
+    fn finish(self) {
+        Self::finish(self);
+    }
+    fn reset(self, code: ResetCode) {
+        Self::reset(self, code);
+    }
+}
+
+/// How many bytes a pump has written; read by others while it runs.
+#[derive(Debug, Default)]
+pub struct PumpCount(AtomicU64);
+
+impl PumpCount {
+    /// Bytes that the sink has taken.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// The codes a pump passes on.
+#[derive(Clone, Copy, Debug)]
+pub struct PumpCodes<M> {
+    /// What becomes of the code of a reset or stop on its way through (wire.md §9).
+    pub map: M,
+    /// What one side is told when the connection of the other is gone.
+    pub lost: ResetCode,
+}
+
+/// How a direction ended. What was seen is told; the other side has been told what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PumpEnd {
+    /// The source finished, everything was written, and the sink was finished.
+    Fin,
+    /// The source was reset with this code; the sink was reset.
+    SourceReset(ResetCode),
+    /// The sink was stopped with this code; the source was stopped.
+    SinkStopped(ResetCode),
+    /// The source's connection is gone; the sink was reset.
+    SourceLost,
+    /// The sink's connection is gone; the source was stopped.
+    SinkLost,
+}
+
+/// Why a pump goes no further.
+enum Halt {
+    Source(End),
+    Sink(WriteEnd),
+}
+
+/// Copies `source` to `sink` until one of them ends. Not cancel-safe: dropping it cuts both.
+pub async fn pump<M>(
+    mut source: impl Source,
+    mut sink: impl Sink,
+    count: &PumpCount,
+    codes: PumpCodes<M>,
+) -> PumpEnd
+where
+    M: Fn(ResetCode) -> ResetCode,
+{
+    let mut stopped = pin!(sink.stopped());
+    let halt = loop {
+        let chunk = match poll_fn(|cx| poll_chunk(&mut source, stopped.as_mut(), cx)).await {
+            Ok(chunk) => chunk,
+            Err(halt) => break halt,
+        };
+        if let Err(halt) = write_chunk(&mut source, &mut sink, chunk.bytes()).await {
+            break halt;
+        }
+        count.add(chunk.len);
+        drop(chunk);
+        // Two sides that are always ready would keep a runtime thread to themselves.
+        tokio::task::consume_budget().await;
+    };
+    pass_on(halt, source, sink, &codes)
+}
+
+fn pass_on<M>(halt: Halt, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd
+where
+    M: Fn(ResetCode) -> ResetCode,
+{
+    match halt {
+        Halt::Source(End::Fin) => {
+            sink.finish();
+            PumpEnd::Fin
+        }
+        Halt::Source(End::Reset(code)) => {
+            sink.reset((codes.map)(code));
+            PumpEnd::SourceReset(code)
+        }
+        Halt::Source(End::Lost) => {
+            sink.reset(codes.lost);
+            PumpEnd::SourceLost
+        }
+        Halt::Sink(WriteEnd::Stopped(code)) => {
+            source.stop((codes.map)(code));
+            // The peer asked for it: its own code back (RFC 9000 §3.5).
+            sink.reset(code);
+            PumpEnd::SinkStopped(code)
+        }
+        // Closed cannot be: nothing else ends the pump's own sink.
+        Halt::Sink(WriteEnd::Lost | WriteEnd::Closed) => {
+            source.stop(codes.lost);
+            sink.reset(codes.lost);
+            PumpEnd::SinkLost
+        }
+    }
+}
+
+/// Waits for data without holding a buffer: one is taken for each try, and given back when there was nothing.
+fn poll_chunk(
+    source: &mut impl Source,
+    stopped: Pin<&mut impl Future<Output = WriteEnd>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Chunk, Halt>> {
+    let mut buffer = Buffer::take();
+    match source.poll_read(cx, &mut buffer.0) {
+        Poll::Ready(Read::Data(len)) => Poll::Ready(Ok(Chunk { buffer, len })),
+        Poll::Ready(Read::End(end)) => Poll::Ready(Err(Halt::Source(end))),
+        Poll::Pending => stopped.poll(cx).map(|end| Err(Halt::Sink(end))),
+    }
+}
+
+async fn write_chunk(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    bytes: &[u8],
+) -> Result<(), Halt> {
+    let mut write = pin!(sink.write_all(bytes));
+    let mut reset = pin!(source.reset_received());
+    poll_fn(|cx| match write.as_mut().poll(cx) {
+        Poll::Ready(written) => Poll::Ready(written.map_err(Halt::Sink)),
+        Poll::Pending => reset.as_mut().poll(cx).map(|end| Err(Halt::Source(end))),
+    })
+    .await
+}
+
+struct Chunk {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer.0[..self.len]
+    }
+}
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+thread_local! {
+    static TAKEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// A buffer of the thread's pool; dropping it gives it back (to the pool of the thread it is dropped on).
+struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    fn take() -> Self {
+        #[cfg(test)]
+        TAKEN.set(TAKEN.get() + 1);
+        let pooled = POOL.with_borrow_mut(Vec::pop);
+        Self(pooled.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice()))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        #[cfg(test)]
+        TAKEN.set(TAKEN.get() - 1);
+        let buffer = std::mem::take(&mut self.0);
+        let kept = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < POOLED {
+                pool.push(buffer);
+            }
+        });
+        if kept.is_err() {
+            tracing::trace!("a pump outlived its thread's buffer pool");
+        }
+    }
+}
