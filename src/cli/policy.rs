@@ -1,7 +1,7 @@
 //! `outrelay policy`: which rule decides and why, answered from a rules file alone.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -97,7 +97,7 @@ pub fn run(args: PolicyArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => {
-            writeln!(io::stderr(), "{}", problems)?;
+            writeln!(io::stderr(), "{problems}")?;
             Ok(ExitCode::from(USAGE))
         }
     }
@@ -239,8 +239,8 @@ fn describe_side(side: &SideAnswer) -> String {
 }
 
 fn list(args: &ListArgs, now_unix_ms: i64) -> Result<Result<String, Problems>> {
-    let (rules, warnings) = match load(&args.rules, now_unix_ms) {
-        Ok(loaded) => loaded,
+    let (rules, warnings) = match rules::load(&args.rules, now_unix_ms) {
+        Ok(loaded) => (loaded.rules, loaded.warnings),
         Err(problems) => return Ok(Err(problems)),
     };
     let snapshot = Snapshot::build(rules);
@@ -250,13 +250,8 @@ fn list(args: &ListArgs, now_unix_ms: i64) -> Result<Result<String, Problems>> {
         let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
         return Ok(Ok(lines.join("\n")));
     }
-    let style = Style::of_stdout();
+    let (style, warnings) = (Style::of_stdout(), warnings.iter().map(Problem::to_string).collect::<Vec<_>>());
     Ok(Ok(draw::rules(&rows, style) + &draw::warnings(&warnings, style)))
-}
-
-fn load(path: &Path, now_unix_ms: i64) -> Result<(Vec<Rule>, Vec<String>), Problems> {
-    let loaded = rules::load(path, now_unix_ms)?;
-    Ok((loaded.rules, loaded.warnings.iter().map(Problem::to_string).collect()))
 }
 
 fn now_unix_ms() -> i64 {

@@ -11,15 +11,18 @@ const LARGEST_MTU: u16 = 65_527;
 /// The largest number QUIC can say.
 const VARINT_MAX: u64 = (1 << 62) - 1;
 
-/// Settings of the QUIC transport. Sizes are in bytes.
+/// Settings of the QUIC transport. Sizes are in bytes; their keys say so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuicConfig {
     /// What a peer may send on one stream before it was read.
+    #[serde(rename = "stream_window_bytes")]
     pub stream_window: u64,
     /// What a peer may send on all streams of a connection before it was read.
+    #[serde(rename = "connection_window_bytes")]
     pub connection_window: u64,
     /// What is kept for one connection until its peer has acknowledged it.
+    #[serde(rename = "send_window_bytes")]
     pub send_window: u64,
     /// How many streams a peer may have open at first; raised while the connection lives when they are used.
     pub streams_initial: u32,
@@ -30,10 +33,13 @@ pub struct QuicConfig {
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
     /// UDP payload used before the path was probed.
+    #[serde(rename = "initial_mtu_bytes")]
     pub initial_mtu: u16,
     /// UDP payload up to which the path is probed.
+    #[serde(rename = "max_mtu_bytes")]
     pub max_mtu: u16,
     /// Size asked of the kernel for the UDP socket's receive and send buffers.
+    #[serde(rename = "socket_buffer_bytes")]
     pub socket_buffer: usize,
 }
 
@@ -59,9 +65,9 @@ impl QuicConfig {
     pub fn validate(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
         let windows = [
-            ("stream_window", self.stream_window),
-            ("connection_window", self.connection_window),
-            ("send_window", self.send_window),
+            ("stream_window_bytes", self.stream_window),
+            ("connection_window_bytes", self.connection_window),
+            ("send_window_bytes", self.send_window),
         ];
         for (key, bytes) in windows {
             if !(16 * 1024..=VARINT_MAX).contains(&bytes) {
@@ -70,8 +76,11 @@ impl QuicConfig {
         }
         if self.stream_window > self.connection_window {
             problems.push((
-                "stream_window",
-                format!("must not be above connection_window ({}), is {}", self.connection_window, self.stream_window),
+                "stream_window_bytes",
+                format!(
+                    "must not be above connection_window_bytes ({}), is {}",
+                    self.connection_window, self.stream_window
+                ),
             ));
         }
         if self.streams_initial == 0 {
@@ -80,7 +89,10 @@ impl QuicConfig {
         self.validate_times(&mut problems);
         self.validate_mtu(&mut problems);
         if self.socket_buffer > i32::MAX as usize {
-            problems.push(("socket_buffer", format!("must be at most {} bytes, is {}", i32::MAX, self.socket_buffer)));
+            problems.push((
+                "socket_buffer_bytes",
+                format!("must be at most {} bytes, is {}", i32::MAX, self.socket_buffer),
+            ));
         }
         problems
     }
@@ -106,15 +118,15 @@ impl QuicConfig {
     }
 
     fn validate_mtu(&self, problems: &mut Vec<(&'static str, String)>) {
-        for (key, bytes) in [("initial_mtu", self.initial_mtu), ("max_mtu", self.max_mtu)] {
+        for (key, bytes) in [("initial_mtu_bytes", self.initial_mtu), ("max_mtu_bytes", self.max_mtu)] {
             if !(SMALLEST_MTU..=LARGEST_MTU).contains(&bytes) {
                 problems.push((key, format!("must be {SMALLEST_MTU} to {LARGEST_MTU} bytes, is {bytes}")));
             }
         }
         if self.initial_mtu > self.max_mtu {
             problems.push((
-                "initial_mtu",
-                format!("must not be above max_mtu ({}), is {}", self.max_mtu, self.initial_mtu),
+                "initial_mtu_bytes",
+                format!("must not be above max_mtu_bytes ({}), is {}", self.max_mtu, self.initial_mtu),
             ));
         }
     }
@@ -143,7 +155,15 @@ mod tests {
         let keys: Vec<&str> = config.validate().iter().map(|(key, _)| *key).collect();
         assert_eq!(
             keys,
-            ["send_window", "stream_window", "streams_initial", "keep_alive", "initial_mtu", "max_mtu", "initial_mtu"]
+            [
+                "send_window_bytes",
+                "stream_window_bytes",
+                "streams_initial",
+                "keep_alive",
+                "initial_mtu_bytes",
+                "max_mtu_bytes",
+                "initial_mtu_bytes"
+            ]
         );
     }
 
