@@ -177,8 +177,7 @@ impl Children {
     pub async fn on_event(&mut self, event: SupervisionEvent) -> Change {
         let (actor, exit) = match event {
             // The state is dropped here and now: what it owns must not outlive the actor in a queue.
-            SupervisionEvent::ActorTerminated(actor, Some(_state), reason) => (actor, Exit::Stopped(reason)),
-            SupervisionEvent::ActorTerminated(actor, None, _) => (actor, Exit::Killed),
+            SupervisionEvent::ActorTerminated(actor, state, reason) => (actor, Exit::terminated(state, reason)),
             SupervisionEvent::ActorFailed(actor, why) => (actor, Exit::Failed(why.to_string())),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Change::None,
         };

@@ -42,7 +42,9 @@ async fn a_provider_whose_connection_ends_is_no_longer_found_and_its_streams_are
     let mut provider = deployment.peer(&relay, 1, &[]).await;
     provider.register("svc").await;
     let consumer = deployment.peer(&relay, 2, &[]).await;
-    let (mut up, _down) = pair(&consumer, &provider, 1).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"x").await.unwrap();
+    assert_eq!(take(&mut down.recv, 1).await, b"x");
     provider.quic.close(0_u32.into(), b"bye");
     assert!(matches!(drain(&mut up.recv).await.1, outrelay::net::stream::End::Reset(_)));
     eventually("it is gone", || (relay.vault().connections.len() == 1).then_some(())).await;
