@@ -161,16 +161,16 @@ fn run(events: impl IntoIterator<Item = Event>) -> Option<Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn every_open_ends_once_and_leaves_nothing_behind(events in vec(any_event(), 0..80)) {
+    fn every_open_ends_once_and_leaves_nothing_behind(events in vec(any_event(), 0..50)) {
         let end = run(events.into_iter().chain([Event::TimedOut]));
         prop_assert!(end.is_some(), "the deadline ends whatever has not ended");
     }
 
     #[test]
-    fn a_consumer_that_leaves_ends_every_open_too(events in vec(any_event(), 0..80)) {
+    fn a_consumer_that_leaves_ends_every_open_too(events in vec(any_event(), 0..50)) {
         prop_assert!(run(events.into_iter().chain([Event::ConsumerGone])).is_some());
     }
 }
@@ -181,7 +181,7 @@ fn the_random_events_reach_every_kind_of_end() {
     use proptest::test_runner::TestRunner;
 
     let mut runner = TestRunner::deterministic();
-    let strategy = vec(any_event(), 80);
+    let strategy = vec(any_event(), 50);
     let (mut spliced, mut abandoned) = (0, 0);
     let mut codes = std::collections::BTreeSet::new();
     for _ in 0..500 {
