@@ -1,8 +1,10 @@
 //! Two QUIC endpoints on loopback, for the tests of this folder.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::LazyLock;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::config::quic::QuicConfig;
@@ -45,6 +47,11 @@ pub(crate) async fn promptly<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(2), what)
         .await
         .expect("promptly")
+}
+
+/// Polls once.
+pub(crate) async fn is_pending<T>(mut what: Pin<&mut impl Future<Output = T>>) -> bool {
+    poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx).is_pending())).await
 }
 
 pub(crate) struct Pair {
