@@ -375,3 +375,6 @@ fn wrong_role(wanted: &'static str, text: &str) -> IdentityError {
         text: shown(text),
     }
 }
+
+#[cfg(test)]
+mod tests;
