@@ -7,4 +7,5 @@ pub mod local_tcp;
 pub mod pump;
 pub mod quic;
 pub mod stream;
+pub mod stream_limit;
 pub mod tls;

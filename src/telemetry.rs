@@ -1,1 +1,96 @@
-//! (to be written)
+//! Log lines for operators, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::types::{Log, LogFormat};
+
+/// What libraries say is of use to their authors. ractor also wraps each actor in a span that would stand in every line.
+const QUIET: &str = "ractor=warn,quinn=warn,quinn_proto=warn,quinn_udp=warn,rustls=warn,hyper=warn,hyper_util=warn";
+
+/// Why log lines cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TelemetryError {
+    /// `RUST_LOG` or `log.level` is not a list of directives.
+    #[error("`{text}` in {place} is not a log filter")]
+    Filter {
+        /// What was given.
+        text: String,
+        /// Where it was given.
+        place: &'static str,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// Somebody else has set up logging in this process.
+    #[error("logging is set up already")]
+    SetUp(#[from] TryInitError),
+}
+
+/// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process.
+///
+/// # Errors
+/// When the filter cannot be read, or logging is set up already.
+pub fn init(log: &Log) -> Result<(), TelemetryError> {
+    let filter = filter(log, std::env::var("RUST_LOG").ok())?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(colours()).finish().try_init()?,
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init()?,
+    }
+    Ok(())
+}
+
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, TelemetryError> {
+    let (text, place) = match variable.filter(|text| !text.trim().is_empty()) {
+        Some(text) => (text, "RUST_LOG"),
+        None => (log.level.clone(), "log.level"),
+    };
+    // A directive for the same target that comes later replaces the earlier one: what the operator asks for wins.
+    let whole = EnvFilter::builder().parse(format!("{QUIET},{text}"));
+    whole.map_err(|source| TelemetryError::Filter { text, place, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directives(level: &str, variable: Option<&str>) -> Vec<String> {
+        let log = Log { level: level.into(), ..Log::default() };
+        let filter = filter(&log, variable.map(str::to_owned)).unwrap();
+        filter.to_string().split(',').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn libraries_are_quiet_whatever_the_level() {
+        let directives = directives("debug", None);
+        assert!(directives.contains(&"debug".into()), "{directives:?}");
+        assert!(directives.contains(&"ractor=warn".into()), "{directives:?}");
+    }
+
+    #[test]
+    fn a_library_that_is_asked_for_is_heard() {
+        let directives = directives("info,ractor=debug", None);
+        assert!(directives.contains(&"ractor=debug".into()), "{directives:?}");
+        assert!(!directives.contains(&"ractor=warn".into()), "{directives:?}");
+    }
+
+    #[test]
+    fn the_variable_wins_unless_it_is_empty() {
+        assert!(directives("debug", Some("error")).contains(&"error".into()));
+        assert!(directives("debug", Some("")).contains(&"debug".into()));
+    }
+
+    #[test]
+    fn a_bad_filter_names_its_place() {
+        let error = filter(&Log::default(), Some("outrelay=loud".into())).unwrap_err();
+        assert_eq!(error.to_string(), "`outrelay=loud` in RUST_LOG is not a log filter");
+    }
+}

@@ -47,14 +47,7 @@ pub struct CommonArgs {
 
 impl CommonArgs {
     fn options(&self) -> Options {
-        Options {
-            days: self.days,
-            existing: if self.force {
-                Existing::Replace
-            } else {
-                Existing::Keep
-            },
-        }
+        Options { days: self.days, existing: if self.force { Existing::Replace } else { Existing::Keep } }
     }
 }
 
@@ -118,22 +111,13 @@ pub fn run(args: &PkiArgs) -> anyhow::Result<()> {
         PkiCommand::Relay(relay) => {
             let uri = RelayUri::new(&relay.region, &relay.id);
             let dns: Vec<&str> = relay.dns.iter().map(String::as_str).collect();
-            let written =
-                files::issue_relay(&relay.common.dir, &uri, &dns, &relay.common.options())?;
+            let written = files::issue_relay(&relay.common.dir, &uri, &dns, &relay.common.options())?;
             report(&relay.common, Some(uri.as_str()), &written)
         }
         PkiCommand::Agent(agent) => {
-            let uuid = agent
-                .uuid
-                .clone()
-                .unwrap_or_else(|| Uuid::now_v7().to_string());
+            let uuid = agent.uuid.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
             let uri = AgentUri::new(&agent.tenant, &uuid)?;
-            let written = files::issue_agent(
-                &agent.common.dir,
-                &agent.name,
-                &uri,
-                &agent.common.options(),
-            )?;
+            let written = files::issue_agent(&agent.common.dir, &agent.name, &uri, &agent.common.options())?;
             report(&agent.common, Some(uri.as_str()), &written)
         }
     }
@@ -150,12 +134,7 @@ fn report(common: &CommonArgs, uri: Option<&str>, written: &Written) -> anyhow::
     if let Some(uri) = uri {
         writeln!(stdout, "{uri}")?;
     }
-    writeln!(
-        std::io::stderr(),
-        "written: {}, {}",
-        written.cert.display(),
-        written.key.display()
-    )?;
+    writeln!(std::io::stderr(), "written: {}, {}", written.cert.display(), written.key.display())?;
     Ok(())
 }
 

@@ -1,1 +1,299 @@
-//! (to be written)
+//! What a relay is told at its start. The sample with every key is `config/relay.toml`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::layers::{self, Overlay};
+use super::quic::QuicConfig;
+use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
+use super::{Invalid, Problems};
+use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
+
+/// The UDP port of the wire (wire.md §1).
+pub const DEFAULT_PORT: u16 = 7443;
+
+/// Everything a relay can be told. `Default` is what an empty file means; `id`, `region` and `tls` have no usable default.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelayConfig {
+    /// The relay's own name, the last part of its certificate's URI.
+    pub id: String,
+    /// Where it stands, the first part of its certificate's URI.
+    pub region: String,
+    /// The UDP address to serve QUIC on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How others reach `listen`, where that is not what they see (NAT, wildcard address).
+    #[serde(with = "or_empty")]
+    pub advertise: Option<HostPort>,
+    /// A file to which the bound addresses are written as JSON once the relay listens.
+    #[serde(with = "or_empty")]
+    pub ready_file: Option<PathBuf>,
+    /// Certificate, key and authority.
+    pub tls: Tls,
+    /// Rules and audit.
+    pub directory: Directory,
+    /// The admin socket.
+    pub admin: Admin,
+    /// Log lines.
+    pub log: Log,
+    /// The QUIC endpoint.
+    pub quic: QuicConfig,
+    /// Bounds on every wait, table and queue.
+    pub limits: Limits,
+}
+
+/// Where the embedded directory reads rules and writes the audit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directory {
+    /// The rules file. None: closed world, every open is denied.
+    #[serde(with = "or_empty")]
+    pub rules: Option<PathBuf>,
+    /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
+    #[serde(with = "or_empty")]
+    pub audit: Option<PathBuf>,
+}
+
+/// The relay's admin socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// The unix socket's path. None: no admin socket.
+    #[serde(with = "or_empty")]
+    pub socket: Option<PathBuf>,
+    /// Whether `kill`, `panic` and `hang` are served.
+    pub fault_injection: bool,
+}
+
+/// The bounds of the relay (architecture: every queue, table, wait and allocation has one).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// From the first packet to the end of the TLS handshake.
+    #[serde(with = "humantime_serde")]
+    pub tls_handshake: Duration,
+    /// From the end of TLS to a complete HELLO.
+    #[serde(with = "humantime_serde")]
+    pub hello: Duration,
+    /// From a fresh stream to its complete first frame.
+    #[serde(with = "humantime_serde")]
+    pub first_frame: Duration,
+    /// From asking one provider to its answer, opening the stream included.
+    #[serde(with = "humantime_serde")]
+    pub provider_answer: Duration,
+    /// From the first frame of an open to its outcome, all providers together.
+    #[serde(with = "humantime_serde")]
+    pub open: Duration,
+    /// For one call to the registry.
+    #[serde(with = "humantime_serde")]
+    pub registry_call: Duration,
+    /// Connections whose TLS handshake or HELLO is not done yet.
+    pub half_open_handshakes: usize,
+    /// Connections in all.
+    pub connections: usize,
+    /// Streams of one agent, as consumer and provider together.
+    pub streams_per_agent: usize,
+    /// Streams in all.
+    pub streams: usize,
+    /// Services that one agent may register.
+    pub services_per_agent: usize,
+    /// Payload of one frame, in bytes; longer ones end what they came on (wire.md §2).
+    pub frame_max_bytes: u32,
+    /// Decisions that wait for the audit.
+    pub audit_queue: usize,
+    /// Frames that wait for one agent's control stream.
+    pub control_queue: usize,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            region: String::new(),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            advertise: None,
+            ready_file: None,
+            tls: Tls::default(),
+            directory: Directory::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+            quic: QuicConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tls_handshake: Duration::from_secs(5),
+            hello: Duration::from_secs(5),
+            first_frame: Duration::from_secs(10),
+            provider_answer: Duration::from_secs(10),
+            open: Duration::from_secs(15),
+            registry_call: Duration::from_secs(2),
+            half_open_handshakes: 512,
+            connections: 20_000,
+            streams_per_agent: 8_192,
+            streams: 100_000,
+            services_per_agent: 256,
+            frame_max_bytes: 64 << 10,
+            audit_queue: 65_536,
+            control_queue: 1_024,
+        }
+    }
+}
+
+impl RelayConfig {
+    /// The configuration that `file` and `overlays` give; a later overlay wins over an earlier one, any over the file.
+    ///
+    /// # Errors
+    /// Every problem: an unreadable or malformed file, unknown keys, wrong types, and what [`Self::validate`] finds.
+    pub fn load(file: Option<&Path>, overlays: &[Overlay]) -> Result<Self, Problems> {
+        layers::load(file, overlays, Self::validate)
+    }
+
+    /// The identity that the relay's certificate must carry (wire.md §1).
+    ///
+    /// # Errors
+    /// When `id` or `region` is not a label; [`Self::validate`] has said so before.
+    pub fn uri(&self) -> Result<RelayUri, IdentityError> {
+        Ok(RelayUri::new(&self.region.parse()?, &self.id.parse()?))
+    }
+
+    /// What is wrong with the values as they stand. Whether files can be read is found when they are.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut found = Vec::new();
+        found.extend(label::<RelayId>("id", "--id ID", &self.id));
+        found.extend(label::<Region>("region", "--region REGION", &self.region));
+        if self.advertise.as_ref().is_some_and(|advertise| advertise.port() == 0) {
+            found.push(Invalid::at("advertise", "port 0 cannot be reached"));
+        }
+        if self.admin.fault_injection && self.admin.socket.is_none() {
+            found.push(Invalid::between(
+                "admin.fault_injection",
+                "admin.socket",
+                "faults are injected over the admin socket: give `admin.socket` too",
+            ));
+        }
+        found.extend(self.tls.validate());
+        found.extend(self.log.validate());
+        found.extend(quic(&self.quic));
+        found.extend(self.limits.validate());
+        found
+    }
+}
+
+fn label<T>(key: &str, flag: &'static str, text: &str) -> Option<Invalid>
+where
+    T: FromStr<Err = IdentityError>,
+{
+    if text.is_empty() {
+        return Some(Invalid::missing(key, flag));
+    }
+    text.parse::<T>().err().map(|error| Invalid::at(key, error.to_string()))
+}
+
+const SECONDS_MAX: u64 = 3_600;
+const COUNT_MAX: usize = 1 << 24;
+/// What a header can say at most (wire.md §2).
+const FRAME_MAX_BYTES: u32 = 1 << 24;
+/// The smallest limit under which every frame of the wire with names of full length still fits.
+const FRAME_MIN_BYTES: u32 = 1 << 10;
+
+impl Limits {
+    pub(crate) fn validate(&self) -> Vec<Invalid> {
+        let durations = [
+            ("limits.tls_handshake", self.tls_handshake),
+            ("limits.hello", self.hello),
+            ("limits.first_frame", self.first_frame),
+            ("limits.provider_answer", self.provider_answer),
+            ("limits.open", self.open),
+            ("limits.registry_call", self.registry_call),
+        ];
+        let mut found = zero_durations(&durations);
+        let endless = durations.iter().filter(|(_, duration)| *duration > Duration::from_secs(SECONDS_MAX));
+        found.extend(endless.map(|(key, _)| Invalid::at(*key, "longer than an hour bounds nothing")));
+        if self.provider_answer > self.open {
+            found.push(Invalid::between(
+                "limits.provider_answer",
+                "limits.open",
+                format!(
+                    "one provider may take {} of a whole open's {}: `limits.provider_answer` must not exceed `limits.open`",
+                    humantime::format_duration(self.provider_answer),
+                    humantime::format_duration(self.open),
+                ),
+            ));
+        }
+        found.extend(out_of_range(&[
+            ("limits.half_open_handshakes", self.half_open_handshakes, COUNT_MAX),
+            ("limits.connections", self.connections, COUNT_MAX),
+            ("limits.streams_per_agent", self.streams_per_agent, COUNT_MAX),
+            ("limits.streams", self.streams, COUNT_MAX),
+            ("limits.services_per_agent", self.services_per_agent, COUNT_MAX),
+            ("limits.audit_queue", self.audit_queue, COUNT_MAX),
+            ("limits.control_queue", self.control_queue, COUNT_MAX),
+        ]));
+        if !(FRAME_MIN_BYTES..=FRAME_MAX_BYTES).contains(&self.frame_max_bytes) {
+            let what = format!("{} is not within {FRAME_MIN_BYTES} to {FRAME_MAX_BYTES}", self.frame_max_bytes);
+            found.push(Invalid::at("limits.frame_max_bytes", what));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> RelayConfig {
+        let mut config = RelayConfig { id: "r1".into(), region: "acme".into(), ..RelayConfig::default() };
+        config.tls = Tls { cert: "c".into(), key: "k".into(), ca: "a".into() };
+        config
+    }
+
+    fn keys(config: &RelayConfig) -> Vec<String> {
+        config.validate().into_iter().map(|invalid| invalid.keys[0].clone()).collect()
+    }
+
+    #[test]
+    fn the_defaults_with_what_is_required_are_good() {
+        assert_eq!(good().validate(), []);
+        assert_eq!(good().uri().unwrap().as_str(), "outrelay://acme/relay/r1");
+    }
+
+    #[test]
+    fn every_bad_limit_is_named() {
+        let mut config = good();
+        config.limits.open = Duration::ZERO;
+        config.limits.hello = Duration::from_secs(4_000);
+        config.limits.streams = 0;
+        config.limits.connections = usize::MAX;
+        config.limits.frame_max_bytes = 1 << 25;
+        let keys = keys(&config);
+        for key in ["open", "hello", "provider_answer", "streams", "connections", "frame_max_bytes"] {
+            assert!(keys.contains(&format!("limits.{key}")), "{key} is not among {keys:?}");
+        }
+        assert_eq!(keys.len(), 6, "{keys:?}");
+    }
+
+    #[test]
+    fn id_and_region_must_be_labels() {
+        let config = RelayConfig { id: "R1".into(), region: "a/b".into(), ..good() };
+        assert_eq!(keys(&config), ["id", "region"]);
+    }
+
+    #[test]
+    fn faults_need_a_socket() {
+        let mut config = good();
+        config.admin.fault_injection = true;
+        assert_eq!(keys(&config), ["admin.fault_injection"]);
+        config.admin.socket = Some("/run/x".into());
+        assert_eq!(keys(&config), [""; 0]);
+    }
+}

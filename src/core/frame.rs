@@ -248,10 +248,7 @@ impl Frame {
 }
 
 fn message<M: Message + Default>(frame: FrameType, payload: &[u8]) -> Result<M, FrameError> {
-    M::decode(payload).map_err(|source| FrameError::Payload {
-        frame: frame.name(),
-        source,
-    })
+    M::decode(payload).map_err(|source| FrameError::Payload { frame: frame.name(), source })
 }
 
 fn append(code: u16, message: &impl Message, out: &mut BytesMut) {

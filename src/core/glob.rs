@@ -17,10 +17,7 @@ impl Pattern {
     /// Every text is a pattern.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self {
-            text: text.into(),
-            literal_len: text.bytes().filter(|byte| *byte != b'*').count(),
-        }
+        Self { text: text.into(), literal_len: text.bytes().filter(|byte| *byte != b'*').count() }
     }
 
     /// Whether the pattern matches the whole of `text`.

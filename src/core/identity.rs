@@ -28,9 +28,7 @@ pub enum IdentityError {
     #[error("{0:?} does not have the scheme outrelay://")]
     Scheme(String),
     /// The text is not made of exactly three segments.
-    #[error(
-        "{0:?} is not outrelay://<tenant>/agent/<uuid> or outrelay://<region>/relay/<relay-id>"
-    )]
+    #[error("{0:?} is not outrelay://<tenant>/agent/<uuid> or outrelay://<region>/relay/<relay-id>")]
     Segments(String),
     /// The segment in the middle is neither `agent` nor `relay`.
     #[error("{0:?} names a role that is neither agent nor relay")]
@@ -70,10 +68,7 @@ fn check_label(part: &'static str, text: &str) -> Result<(), IdentityError> {
     if starts_well && bytes.len() <= LABEL_MAX_BYTES && bytes.iter().all(allowed) {
         return Ok(());
     }
-    Err(IdentityError::Label {
-        part,
-        text: shown(text),
-    })
+    Err(IdentityError::Label { part, text: shown(text) })
 }
 
 fn check_uuid(text: &str) -> Result<(), IdentityError> {
@@ -82,11 +77,7 @@ fn check_uuid(text: &str) -> Result<(), IdentityError> {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         });
-    if well_formed {
-        Ok(())
-    } else {
-        Err(IdentityError::Uuid(shown(text)))
-    }
+    if well_formed { Ok(()) } else { Err(IdentityError::Uuid(shown(text))) }
 }
 
 macro_rules! label {
@@ -202,10 +193,7 @@ impl AgentUri {
     /// [`IdentityError::Uuid`] when `uuid` is not a UUID in text form.
     pub fn new(tenant: &Tenant, uuid: &str) -> Result<Self, IdentityError> {
         check_uuid(uuid)?;
-        Ok(Self {
-            text: format!("{SCHEME}{tenant}/agent/{uuid}").into(),
-            tenant: tenant.clone(),
-        })
+        Ok(Self { text: format!("{SCHEME}{tenant}/agent/{uuid}").into(), tenant: tenant.clone() })
     }
 
     /// The whole URI.
@@ -241,11 +229,7 @@ impl RelayUri {
     /// The relay `id` in `region`.
     #[must_use]
     pub fn new(region: &Region, id: &RelayId) -> Self {
-        Self {
-            text: format!("{SCHEME}{region}/relay/{id}").into(),
-            region: region.clone(),
-            id: id.clone(),
-        }
+        Self { text: format!("{SCHEME}{region}/relay/{id}").into(), region: region.clone(), id: id.clone() }
     }
 
     /// The whole URI.
@@ -287,9 +271,7 @@ impl Identity {
     ///
     /// # Errors
     /// The rule of wire.md §1 that the names break.
-    pub fn from_uri_sans<'a>(
-        uris: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, IdentityError> {
+    pub fn from_uri_sans<'a>(uris: impl IntoIterator<Item = &'a str>) -> Result<Self, IdentityError> {
         let mut uris = uris.into_iter();
         let only = uris.next().ok_or(IdentityError::NoUri)?;
         match uris.next() {
@@ -312,16 +294,11 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let path = text
-            .strip_prefix(SCHEME)
-            .ok_or_else(|| IdentityError::Scheme(shown(text)))?;
+        let path = text.strip_prefix(SCHEME).ok_or_else(|| IdentityError::Scheme(shown(text)))?;
         let mut segments = path.split('/');
-        let (Some(scope), Some(role), Some(name), None) = (
-            segments.next(),
-            segments.next(),
-            segments.next(),
-            segments.next(),
-        ) else {
+        let (Some(scope), Some(role), Some(name), None) =
+            (segments.next(), segments.next(), segments.next(), segments.next())
+        else {
             return Err(IdentityError::Segments(shown(text)));
         };
         match role {
@@ -331,11 +308,7 @@ impl FromStr for Identity {
                 let text = text.into();
                 Ok(Self::Agent(AgentUri { text, tenant }))
             }
-            "relay" => Ok(Self::Relay(RelayUri {
-                region: scope.parse()?,
-                id: name.parse()?,
-                text: text.into(),
-            })),
+            "relay" => Ok(Self::Relay(RelayUri { region: scope.parse()?, id: name.parse()?, text: text.into() })),
             _ => Err(IdentityError::Role(shown(text))),
         }
     }
@@ -370,10 +343,7 @@ impl FromStr for RelayUri {
 }
 
 fn wrong_role(wanted: &'static str, text: &str) -> IdentityError {
-    IdentityError::WrongRole {
-        wanted,
-        text: shown(text),
-    }
+    IdentityError::WrongRole { wanted, text: shown(text) }
 }
 
 #[cfg(test)]

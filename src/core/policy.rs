@@ -278,10 +278,7 @@ impl Snapshot {
         rules.sort_by(precedence::compare);
         let mut tenants = HashMap::<Tenant, TenantIndex>::new();
         for (at, rule) in rules.iter().enumerate() {
-            tenants
-                .entry(rule.tenant.clone())
-                .or_default()
-                .add(at, rule);
+            tenants.entry(rule.tenant.clone()).or_default().add(at, rule);
         }
         Self { rules, tenants }
     }
@@ -315,8 +312,7 @@ impl Snapshot {
 
     fn deciding_rule<'a>(&'a self, query: &'a Query<'_>, now_unix_ms: i64) -> Option<&'a Rule> {
         let tenant = self.tenants.get(query.tenant)?;
-        let decides =
-            |rule: &&Rule| rule.method_matches(query.method) && !rule.is_expired(now_unix_ms);
+        let decides = |rule: &&Rule| rule.method_matches(query.method) && !rule.is_expired(now_unix_ms);
         tenant.in_order(&self.rules, query).find(decides)
     }
 }

@@ -83,11 +83,7 @@ impl Reject {
     /// (wire.md §2).
     #[must_use]
     pub fn to_message(&self, stream_id: StreamId) -> pb::StreamReject {
-        pb::StreamReject {
-            code: self.code.code(),
-            reason: self.reason.clone(),
-            stream_id: stream_id.0,
-        }
+        pb::StreamReject { code: self.code.code(), reason: self.reason.clone(), stream_id: stream_id.0 }
     }
 }
 
@@ -154,11 +150,7 @@ impl ResetCode {
     /// stays itself between agents that agreed, everything else becomes 0. Our own codes concern one hop only.
     #[must_use]
     pub fn passed_on(self, agreement: CodeAgreement) -> Self {
-        if self >= Self::APPLICATION {
-            self.for_peer(agreement)
-        } else {
-            Self::UNSPECIFIED
-        }
+        if self >= Self::APPLICATION { self.for_peer(agreement) } else { Self::UNSPECIFIED }
     }
 
     /// The code to send when it is we who reset: itself if both agents agreed, else 0.

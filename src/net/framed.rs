@@ -52,12 +52,7 @@ impl FrameReadError {
     #[must_use]
     pub fn end_between_frames(&self) -> Option<End> {
         match self {
-            Self::Ended {
-                end,
-                part: Part::Header,
-                got: 0,
-                ..
-            } => Some(*end),
+            Self::Ended { end, part: Part::Header, got: 0, .. } => Some(*end),
             _ => None,
         }
     }
@@ -91,12 +86,7 @@ pub async fn read_frame(recv: &mut RecvHalf, limit: u32) -> Result<Frame, FrameR
         match recv.read(&mut head[got..]).await {
             Read::Data(read) => got += read,
             Read::End(end) => {
-                return Err(FrameReadError::Ended {
-                    end,
-                    part: Part::Header,
-                    got,
-                    want: HEADER_LEN,
-                });
+                return Err(FrameReadError::Ended { end, part: Part::Header, got, want: HEADER_LEN });
             }
         }
     }
@@ -111,12 +101,7 @@ pub async fn read_frame(recv: &mut RecvHalf, limit: u32) -> Result<Frame, FrameR
         match recv.read(&mut payload[got..]).await {
             Read::Data(read) => got += read,
             Read::End(end) => {
-                return Err(FrameReadError::Ended {
-                    end,
-                    part: Part::Payload,
-                    got,
-                    want,
-                });
+                return Err(FrameReadError::Ended { end, part: Part::Payload, got, want });
             }
         }
     }
@@ -134,10 +119,7 @@ pub async fn write_frame(send: &mut SendHalf, frame: &Frame) -> Result<(), Write
 fn checked_header(head: [u8; HEADER_LEN], limit: u32) -> Result<Header, FrameError> {
     let header = Header::decode(head)?;
     if header.len > limit {
-        return Err(FrameError::TooLarge {
-            len: header.len,
-            limit,
-        });
+        return Err(FrameError::TooLarge { len: header.len, limit });
     }
     Ok(header)
 }
@@ -154,11 +136,7 @@ impl ControlReader {
     /// `limit` is the longest payload accepted, in bytes. At most that, a header and 4 KiB are ever buffered.
     #[must_use]
     pub fn new(recv: RecvHalf, limit: u32) -> Self {
-        Self {
-            recv,
-            limit,
-            buffer: BytesMut::new(),
-        }
+        Self { recv, limit, buffer: BytesMut::new() }
     }
 
     /// Waits until one whole frame is buffered; at once when the last one was not consumed.
@@ -187,9 +165,7 @@ impl ControlReader {
             Ok(header) => header?,
             Err(error) => return Some(Err(error)),
         };
-        let payload = self
-            .buffer
-            .get(HEADER_LEN..HEADER_LEN + header.len as usize)?;
+        let payload = self.buffer.get(HEADER_LEN..HEADER_LEN + header.len as usize)?;
         Some(Frame::decode(header.code, payload))
     }
 
@@ -233,19 +209,9 @@ impl ControlReader {
     fn ended(&self, end: End, want: usize) -> FrameReadError {
         let buffered = self.buffer.len();
         if buffered < HEADER_LEN {
-            FrameReadError::Ended {
-                end,
-                part: Part::Header,
-                got: buffered,
-                want: HEADER_LEN,
-            }
+            FrameReadError::Ended { end, part: Part::Header, got: buffered, want: HEADER_LEN }
         } else {
-            FrameReadError::Ended {
-                end,
-                part: Part::Payload,
-                got: buffered - HEADER_LEN,
-                want: want - HEADER_LEN,
-            }
+            FrameReadError::Ended { end, part: Part::Payload, got: buffered - HEADER_LEN, want: want - HEADER_LEN }
         }
     }
 }

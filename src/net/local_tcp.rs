@@ -48,23 +48,11 @@ pub fn split(stream: TcpStream) -> (TcpSource, TcpSink) {
     let socket = Arc::new(Socket {
         stream,
         cut: CancellationToken::new(),
-        state: Mutex::new(State {
-            peer: Peer::Alive,
-            eof: false,
-            finished: false,
-        }),
+        state: Mutex::new(State { peer: Peer::Alive, eof: false, finished: false }),
     });
     let wait = || Box::pin(socket.cut.clone().cancelled_owned());
-    let source = TcpSource {
-        cut: wait(),
-        socket: socket.clone(),
-        end: None,
-    };
-    let sink = TcpSink {
-        cut: wait(),
-        socket: socket.clone(),
-        ended: SinkState::Open,
-    };
+    let source = TcpSource { cut: wait(), socket: socket.clone(), end: None };
+    let sink = TcpSink { cut: wait(), socket: socket.clone(), ended: SinkState::Open };
     (source, sink)
 }
 
@@ -90,11 +78,7 @@ impl State {
     fn record(&mut self, error: &io::Error) {
         if self.peer == Peer::Alive {
             let after_fin = error.kind() == io::ErrorKind::BrokenPipe;
-            self.peer = if after_fin {
-                Peer::GoneAfterFin
-            } else {
-                Peer::Cut
-            };
+            self.peer = if after_fin { Peer::GoneAfterFin } else { Peer::Cut };
         }
     }
 }
@@ -168,10 +152,7 @@ impl Drop for Socket {
 }
 
 fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// What the application sends.

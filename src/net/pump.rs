@@ -10,6 +10,7 @@
 //! A FIN is written only after every byte before it was.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,6 +113,18 @@ pub enum PumpEnd {
     SinkLost,
 }
 
+impl fmt::Display for PumpEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fin => f.write_str("finished"),
+            Self::SourceReset(code) => write!(f, "reset by the sender with {code}"),
+            Self::SinkStopped(code) => write!(f, "stopped by the reader with {code}"),
+            Self::SourceLost => f.write_str("the sender's connection was lost"),
+            Self::SinkLost => f.write_str("the reader's connection was lost"),
+        }
+    }
+}
+
 /// Why a pump goes no further.
 enum Halt {
     Source(End),
@@ -119,12 +132,7 @@ enum Halt {
 }
 
 /// Copies `source` to `sink` until one of them ends. Not cancel-safe: dropping it cuts both.
-pub async fn pump<M>(
-    mut source: impl Source,
-    mut sink: impl Sink,
-    count: &PumpCount,
-    codes: PumpCodes<M>,
-) -> PumpEnd
+pub async fn pump<M>(mut source: impl Source, mut sink: impl Sink, count: &PumpCount, codes: PumpCodes<M>) -> PumpEnd
 where
     M: Fn(ResetCode) -> ResetCode,
 {
@@ -191,11 +199,7 @@ fn poll_chunk(
     }
 }
 
-async fn write_chunk(
-    source: &mut impl Source,
-    sink: &mut impl Sink,
-    bytes: &[u8],
-) -> Result<(), Halt> {
+async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: &[u8]) -> Result<(), Halt> {
     let mut write = pin!(sink.write_all(bytes));
     let mut reset = pin!(source.reset_received());
     poll_fn(|cx| match write.as_mut().poll(cx) {

@@ -17,27 +17,18 @@ use crate::config::quic::QuicConfig;
 ///
 /// # Errors
 /// When the socket cannot be bound, or the TLS configuration lacks what QUIC needs.
-pub fn bind(
-    addr: SocketAddr,
-    config: &QuicConfig,
-    tls: Option<rustls::ServerConfig>,
-) -> io::Result<quinn::Endpoint> {
+pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerConfig>) -> io::Result<quinn::Endpoint> {
     let mut endpoint = EndpointConfig::default();
     let largest = config.max_mtu.max(config.initial_mtu);
     if u64::from(largest) > endpoint.get_max_udp_payload_size() {
-        endpoint
-            .max_udp_payload_size(largest)
-            .map_err(io::Error::other)?;
+        endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
     }
     let server = tls.map(|tls| server_config(tls, config)).transpose()?;
     let socket = bind_socket(addr, config.socket_buffer)?;
     quinn::Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
-fn server_config(
-    tls: rustls::ServerConfig,
-    config: &QuicConfig,
-) -> io::Result<quinn::ServerConfig> {
+fn server_config(tls: rustls::ServerConfig, config: &QuicConfig) -> io::Result<quinn::ServerConfig> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport(config)));
@@ -102,11 +93,7 @@ fn warn_when_smaller(socket: &Socket, asked: usize) -> io::Result<()> {
     ];
     for (direction, sysctl, reported) in sizes {
         // Linux reports twice what it grants: the rest is for its own bookkeeping.
-        let granted = if cfg!(target_os = "linux") {
-            reported / 2
-        } else {
-            reported
-        };
+        let granted = if cfg!(target_os = "linux") { reported / 2 } else { reported };
         if granted < asked {
             tracing::warn!(
                 direction,

@@ -75,16 +75,9 @@ impl BiStream {
         drop_code: ResetCode,
     ) -> Self {
         Self {
-            send: SendHalf {
-                carrier: SendCarrier::Quic(send),
-                drop_code,
-                state: SendState::Open,
-            },
+            send: SendHalf { carrier: SendCarrier::Quic(send), drop_code, state: SendState::Open },
             recv: RecvHalf {
-                carrier: RecvCarrier::Quic {
-                    stream: recv,
-                    connection: connection.clone(),
-                },
+                carrier: RecvCarrier::Quic { stream: recv, connection: connection.clone() },
                 drop_code,
                 state: RecvState::Open,
             },
@@ -195,10 +188,7 @@ impl Drop for SendHalf {
 #[derive(Debug)]
 enum RecvCarrier {
     // The connection is kept because a lost one is not visible on a stream that still holds unread data.
-    Quic {
-        stream: quinn::RecvStream,
-        connection: quinn::Connection,
-    },
+    Quic { stream: quinn::RecvStream, connection: quinn::Connection },
 }
 
 #[derive(Debug)]
@@ -226,19 +216,12 @@ enum Head {
 impl RecvHalf {
     /// Reads into `buf`, which must not be empty. Cancel-safe: a pending read has taken nothing.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read> {
-        debug_assert!(
-            !buf.is_empty(),
-            "a read into an empty buffer would look like an end"
-        );
+        debug_assert!(!buf.is_empty(), "a read into an empty buffer would look like an end");
         match &mut self.state {
             RecvState::Ended(end) => Poll::Ready(Read::End(*end)),
             RecvState::Rest(rest) => {
                 let read = read_rest(rest, buf);
-                Poll::Ready(if read == 0 {
-                    self.ended(End::Fin)
-                } else {
-                    Read::Data(read)
-                })
+                Poll::Ready(if read == 0 { self.ended(End::Fin) } else { Read::Data(read) })
             }
             RecvState::Open => {
                 let RecvCarrier::Quic { stream, .. } = &mut self.carrier;
@@ -395,6 +378,11 @@ fn write_end(error: quinn::WriteError) -> WriteEnd {
         quinn::WriteError::ClosedStream => WriteEnd::Closed,
         quinn::WriteError::ConnectionLost(_) | quinn::WriteError::ZeroRttRejected => WriteEnd::Lost,
     }
+}
+
+/// Closes a connection; what is said goes to the peer.
+pub fn close(connection: &quinn::Connection, code: ResetCode, reason: &str) {
+    connection.close(var_int(code), reason.as_bytes());
 }
 
 /// A code beyond QUIC's 62 bits cannot be said: the peer gets the unspecified one.

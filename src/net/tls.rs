@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -17,21 +17,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
+use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError};
 
 /// The application protocol of agents and relays.
 pub const ALPN_ORP: &[u8] = b"orp/1";
-
-/// Where a node's key material lies, all PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The leaf certificate, and intermediates behind it.
-    pub cert: PathBuf,
-    /// The leaf's private key.
-    pub key: PathBuf,
-    /// The deployment's CA certificates.
-    pub ca: PathBuf,
-}
 
 /// Why key material is unusable. Each message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -136,21 +126,12 @@ impl Source {
     /// Every section of one kind, in order; `none` makes the error when there is none.
     fn sections<T: PemObject>(&self, none: fn(String) -> TlsError) -> Result<Vec<T>, TlsError> {
         if !self.pem.windows(11).any(|window| window == b"-----BEGIN ") {
-            return Err(TlsError::NotPem {
-                file: self.name.clone(),
-            });
+            return Err(TlsError::NotPem { file: self.name.clone() });
         }
         let sections: Vec<T> = T::pem_slice_iter(&self.pem)
             .collect::<Result<_, _>>()
-            .map_err(|source| TlsError::DamagedPem {
-                file: self.name.clone(),
-                source,
-            })?;
-        if sections.is_empty() {
-            Err(none(self.name.clone()))
-        } else {
-            Ok(sections)
-        }
+            .map_err(|source| TlsError::DamagedPem { file: self.name.clone(), source })?;
+        if sections.is_empty() { Err(none(self.name.clone())) } else { Ok(sections) }
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -168,12 +149,8 @@ impl TlsMaterial {
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::new(
-            &Source::read(&files.cert)?,
-            &Source::read(&files.key)?,
-            &Source::read(&files.ca)?,
-        )
+    pub fn load(files: &Tls) -> Result<Self, TlsError> {
+        Self::new(&Source::read(&files.cert)?, &Source::read(&files.key)?, &Source::read(&files.ca)?)
     }
 
     /// The same from PEM text in memory.
@@ -181,15 +158,8 @@ impl TlsMaterial {
     /// # Errors
     /// Says which of the three is unusable, and why.
     pub fn from_pem(cert: &str, key: &str, ca: &str) -> Result<Self, TlsError> {
-        let source = |name: &str, pem: &str| Source {
-            name: name.to_owned(),
-            pem: pem.into(),
-        };
-        Self::new(
-            &source("certificate", cert),
-            &source("private key", key),
-            &source("CA certificate", ca),
-        )
+        let source = |name: &str, pem: &str| Source { name: name.to_owned(), pem: pem.into() };
+        Self::new(&source("certificate", cert), &source("private key", key), &source("CA certificate", ca))
     }
 
     fn new(cert: &Source, key: &Source, ca: &Source) -> Result<Self, TlsError> {
@@ -197,34 +167,17 @@ impl TlsMaterial {
         let signer = ring::default_provider()
             .key_provider
             .load_private_key(key.key()?)
-            .map_err(|source| TlsError::BadKey {
-                file: key.name.clone(),
-                source,
-            })?;
+            .map_err(|source| TlsError::BadKey { file: key.name.clone(), source })?;
         let leaf = CertifiedKey::new(chain, signer);
         leaf.keys_match().map_err(|source| match source {
-            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {
-                key: key.name.clone(),
-                cert: cert.name.clone(),
-            },
-            source => TlsError::BadCertificate {
-                file: cert.name.clone(),
-                source,
-            },
+            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { key: key.name.clone(), cert: cert.name.clone() },
+            source => TlsError::BadCertificate { file: cert.name.clone(), source },
         })?;
         let mut roots = RootCertStore::empty();
         for certificate in ca.certificates()? {
-            roots
-                .add(certificate)
-                .map_err(|source| TlsError::BadCertificate {
-                    file: ca.name.clone(),
-                    source,
-                })?;
+            roots.add(certificate).map_err(|source| TlsError::BadCertificate { file: ca.name.clone(), source })?;
         }
-        Ok(Self {
-            leaf: Arc::new(leaf),
-            roots: Arc::new(roots),
-        })
+        Ok(Self { leaf: Arc::new(leaf), roots: Arc::new(roots) })
     }
 
     /// The leaf certificate and the intermediates behind it.
@@ -238,24 +191,14 @@ impl TlsMaterial {
     /// # Errors
     /// When the leaf's URI SANs are not exactly one identity (wire.md §1).
     pub fn identity(&self) -> Result<Identity, PeerIdentityError> {
-        certificate_identity(
-            self.chain()
-                .first()
-                .ok_or(PeerIdentityError::NoCertificate)?,
-        )
+        certificate_identity(self.chain().first().ok_or(PeerIdentityError::NoCertificate)?)
     }
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    use ring::cipher_suite::{
-        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-    };
+    use ring::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
     Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            TLS13_AES_128_GCM_SHA256,
-            TLS13_AES_256_GCM_SHA384,
-            TLS13_CHACHA20_POLY1305_SHA256,
-        ],
+        cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256],
         ..ring::default_provider()
     })
 }
@@ -265,8 +208,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// When rustls refuses the material.
 pub fn server_config(material: &TlsMaterial, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(material.roots.clone(), provider()).build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(material.roots.clone(), provider()).build()?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -311,13 +253,9 @@ pub enum PeerIdentityError {
 /// # Errors
 /// Says which rule the peer's certificate breaks.
 pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, PeerIdentityError> {
-    let chain = connection
-        .peer_identity()
-        .ok_or(PeerIdentityError::NoCertificate)?;
+    let chain = connection.peer_identity().ok_or(PeerIdentityError::NoCertificate)?;
     let chain: &dyn Any = chain.as_ref();
-    let leaf = chain
-        .downcast_ref::<Vec<CertificateDer<'static>>>()
-        .and_then(|chain| chain.first());
+    let leaf = chain.downcast_ref::<Vec<CertificateDer<'static>>>().and_then(|chain| chain.first());
     certificate_identity(leaf.ok_or(PeerIdentityError::NoCertificate)?)
 }
 
@@ -325,21 +263,14 @@ pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, PeerIde
 ///
 /// # Errors
 /// Says which rule the certificate breaks.
-pub fn certificate_identity(
-    certificate: &CertificateDer<'_>,
-) -> Result<Identity, PeerIdentityError> {
-    let (_, parsed) = parse_x509_certificate(certificate)
-        .map_err(|error| PeerIdentityError::Unreadable(error.to_string()))?;
-    let names = parsed
-        .subject_alternative_name()
-        .map_err(|error| PeerIdentityError::Unreadable(error.to_string()))?;
-    let uris = names
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
+pub fn certificate_identity(certificate: &CertificateDer<'_>) -> Result<Identity, PeerIdentityError> {
+    let (_, parsed) =
+        parse_x509_certificate(certificate).map_err(|error| PeerIdentityError::Unreadable(error.to_string()))?;
+    let names = parsed.subject_alternative_name().map_err(|error| PeerIdentityError::Unreadable(error.to_string()))?;
+    let uris = names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
     Identity::from_uri_sans(uris).map_err(PeerIdentityError::Rule)
 }
 

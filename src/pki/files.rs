@@ -55,10 +55,7 @@ pub fn create_ca(dir: &Path, options: &Options) -> Result<Written, PkiError> {
     let written = free_pair(dir, "ca", options.existing)?;
     let ca = Ca::generate_for(Validity::days(options.days.unwrap_or(CA_DAYS))?)?;
     fs::create_dir_all(dir).map_err(|source| file_error(dir, "written", source))?;
-    let issued = Issued {
-        cert_pem: ca.cert_pem().to_owned(),
-        key_pem: ca.key_pem(),
-    };
+    let issued = Issued { cert_pem: ca.cert_pem().to_owned(), key_pem: ca.key_pem() };
     write_pair(&written, &issued, options.existing)?;
     Ok(written)
 }
@@ -67,39 +64,19 @@ pub fn create_ca(dir: &Path, options: &Options) -> Result<Written, PkiError> {
 ///
 /// # Errors
 /// When the CA is unusable, or a file exists already or cannot be written.
-pub fn issue_relay(
-    dir: &Path,
-    uri: &RelayUri,
-    dns: &[&str],
-    options: &Options,
-) -> Result<Written, PkiError> {
+pub fn issue_relay(dir: &Path, uri: &RelayUri, dns: &[&str], options: &Options) -> Result<Written, PkiError> {
     let validity = Validity::days(options.days.unwrap_or(LEAF_DAYS))?;
-    issue(
-        dir,
-        &format!("relay-{}", uri.id()),
-        &CertSpec::relay(uri, dns, validity),
-        options.existing,
-    )
+    issue(dir, &format!("relay-{}", uri.id()), &CertSpec::relay(uri, dns, validity), options.existing)
 }
 
 /// Issues an agent's certificate by the CA in `dir`: `agent-<name>.crt` and `.key`.
 ///
 /// # Errors
 /// When the CA is unusable, `name` is no fit file name, or a file exists already or cannot be written.
-pub fn issue_agent(
-    dir: &Path,
-    name: &str,
-    uri: &AgentUri,
-    options: &Options,
-) -> Result<Written, PkiError> {
+pub fn issue_agent(dir: &Path, name: &str, uri: &AgentUri, options: &Options) -> Result<Written, PkiError> {
     check_name(name)?;
     let validity = Validity::days(options.days.unwrap_or(LEAF_DAYS))?;
-    issue(
-        dir,
-        &format!("agent-{name}"),
-        &CertSpec::agent(uri, validity),
-        options.existing,
-    )
+    issue(dir, &format!("agent-{name}"), &CertSpec::agent(uri, validity), options.existing)
 }
 
 fn issue(dir: &Path, stem: &str, spec: &CertSpec, existing: Existing) -> Result<Written, PkiError> {
@@ -116,29 +93,17 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
 /// A name from the command line becomes part of a path: it must not lead out of the directory.
 fn check_name(name: &str) -> Result<(), PkiError> {
     let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if first && name.len() <= 64 && name.bytes().all(fit) {
-        Ok(())
-    } else {
-        Err(PkiError::FileName(name.to_owned()))
-    }
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && name.len() <= 64 && name.bytes().all(fit) { Ok(()) } else { Err(PkiError::FileName(name.to_owned())) }
 }
 
 fn free_pair(dir: &Path, stem: &str, existing: Existing) -> Result<Written, PkiError> {
-    let written = Written {
-        cert: dir.join(format!("{stem}.crt")),
-        key: dir.join(format!("{stem}.key")),
-    };
+    let written = Written { cert: dir.join(format!("{stem}.crt")), key: dir.join(format!("{stem}.key")) };
     if existing == Existing::Keep {
         for path in [&written.cert, &written.key] {
             // A dangling link is in the way too.
             if path.symlink_metadata().is_ok() {
-                return Err(PkiError::Exists {
-                    file: path.display().to_string(),
-                });
+                return Err(PkiError::Exists { file: path.display().to_string() });
             }
         }
     }
@@ -165,29 +130,19 @@ fn write(path: &Path, text: &str, mode: u32, existing: Existing) -> Result<(), P
         tracing::warn!(file = %temporary.display(), %error, "a temporary file could not be removed");
     }
     result.map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => PkiError::Exists {
-            file: path.display().to_string(),
-        },
+        io::ErrorKind::AlreadyExists => PkiError::Exists { file: path.display().to_string() },
         _ => file_error(path, "written", source),
     })
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
 fn file_error(path: &Path, action: &'static str, source: io::Error) -> PkiError {
-    PkiError::File {
-        file: path.display().to_string(),
-        action,
-        source,
-    }
+    PkiError::File { file: path.display().to_string(), action, source }
 }
 
 #[cfg(test)]

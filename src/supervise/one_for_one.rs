@@ -1,1 +1,120 @@
-//! (to be written)
+//! A supervisor of a fixed list of children: started in order, each restarted alone, stopped in reverse.
+//!
+//! A child that fails too often takes its supervisor with it, so failure escalates to the root, and from there to
+//! the process's exit code.
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::task::JoinHandle;
+
+use super::children::{Change, Children};
+use super::intensity::Limits;
+use super::slot::Slot;
+use super::spec::ChildSpec;
+use super::watched::Watched;
+
+/// Messages of a [`OneForOne`].
+#[derive(Debug)]
+pub enum OneForOneMsg {
+    /// The backoff of that child is over.
+    Restart(u64),
+    /// Stop the children, the last one first, then yourself.
+    Shutdown,
+}
+
+/// What a [`OneForOne`] is started with.
+#[derive(Debug)]
+pub struct OneForOneArgs {
+    /// Its own address.
+    pub slot: Slot<OneForOneMsg>,
+    /// Its children, in the order of starting.
+    pub children: Vec<ChildSpec>,
+    /// How often a child may fail.
+    pub limits: Limits,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct OneForOne;
+
+/// Starts a tree's root, with nobody above it. Its end is the end of the tree.
+///
+/// # Errors
+/// When a child could not be started; those started before it are gone then.
+pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<()>, SpawnErr> {
+    let node = std::sync::Arc::clone(args.slot.node());
+    let (_root, joined) = Actor::spawn(None, Watched::new(OneForOne, std::sync::Arc::clone(&node)), args).await?;
+    node.running();
+    Ok(joined)
+}
+
+/// Starts `children` below `me`, in order.
+///
+/// # Errors
+/// When one could not be started.
+async fn start_all(children: &mut Children, specs: Vec<ChildSpec>) -> Result<(), ActorProcessingErr> {
+    for spec in specs {
+        children.start(spec).await?;
+    }
+    Ok(())
+}
+
+impl Actor for OneForOne {
+    type Msg = OneForOneMsg;
+    type State = (Slot<OneForOneMsg>, Children);
+    type Arguments = OneForOneArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<OneForOneMsg>,
+        args: OneForOneArgs,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let slot = args.slot.clone();
+        args.slot.node().stop_by(move || slot.tell(OneForOneMsg::Shutdown));
+        let mut children = Children::new(&args.slot, myself.get_cell(), args.limits, OneForOneMsg::Restart);
+        start_all(&mut children, args.children).await?;
+        Ok((args.slot, children))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<OneForOneMsg>,
+        message: OneForOneMsg,
+        (slot, children): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            OneForOneMsg::Restart(id) => {
+                let change = children.restart(id).await;
+                escalate(slot, children, change).await
+            }
+            OneForOneMsg::Shutdown => {
+                children.stop_in_reverse().await;
+                myself.stop(None);
+                Ok(())
+            }
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<OneForOneMsg>,
+        event: SupervisionEvent,
+        (slot, children): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let change = children.on_event(event).await;
+        escalate(slot, children, change).await
+    }
+}
+
+/// A child that was given up ends its supervisor, which first stops what it still can.
+async fn escalate(
+    slot: &Slot<OneForOneMsg>,
+    children: &mut Children,
+    change: Change,
+) -> Result<(), ActorProcessingErr> {
+    let Change::GivenUp { child, exit } = change else { return Ok(()) };
+    let why = format!("{child} failed too often, at last: {exit}");
+    tracing::error!(supervisor = %slot.node().label(), %why, "escalating");
+    children.stop_in_reverse().await;
+    slot.node().note_exit(why.clone());
+    Err(why.into())
+}

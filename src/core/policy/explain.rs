@@ -65,11 +65,7 @@ impl Snapshot {
         let mut deciding = None;
         let mut runner_up = None;
         let mut considered = Vec::new();
-        for rule in self
-            .rules
-            .iter()
-            .filter(|rule| rule.tenant == *query.tenant)
-        {
+        for rule in self.rules.iter().filter(|rule| rule.tenant == *query.tenant) {
             let outcome = match miss(rule, query, now_unix_ms) {
                 Some(miss) => miss,
                 None if deciding.is_none() => {
@@ -81,11 +77,7 @@ impl Snapshot {
                     Outcome::Outranked
                 }
             };
-            considered.push(Considered {
-                rule: Arc::clone(&rule.id),
-                effect: rule.effect,
-                outcome,
-            });
+            considered.push(Considered { rule: Arc::clone(&rule.id), effect: rule.effect, outcome });
         }
         Explanation {
             verdict: self.decide(query, now_unix_ms),
@@ -102,9 +94,7 @@ impl Snapshot {
     #[must_use]
     pub fn shadowed(&self, now_unix_ms: i64) -> Vec<Shadow> {
         let of_one_tenant = self.rules.chunk_by(|a, b| a.tenant == b.tenant);
-        of_one_tenant
-            .flat_map(|rules| shadows(rules, now_unix_ms))
-            .collect()
+        of_one_tenant.flat_map(|rules| shadows(rules, now_unix_ms)).collect()
     }
 }
 
@@ -117,10 +107,7 @@ fn shadows(rules: &[Rule], now_unix_ms: i64) -> Vec<Shadow> {
             Effect::Allow => allows.push(rule),
             Effect::Deny => {
                 let before = allows.iter().filter(|allow| overlap(allow, rule));
-                shadows.extend(before.map(|allow| Shadow {
-                    deny: Arc::clone(&rule.id),
-                    by: Arc::clone(&allow.id),
-                }));
+                shadows.extend(before.map(|allow| Shadow { deny: Arc::clone(&rule.id), by: Arc::clone(&allow.id) }));
             }
         }
     }

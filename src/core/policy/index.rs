@@ -25,17 +25,12 @@ impl TenantIndex {
     /// Adds the rule that stands at position `at`. Positions must come in ascending order.
     pub(super) fn add(&mut self, at: usize, rule: &Rule) {
         let callers = if rule.target.is_exact() {
-            self.by_target
-                .entry(rule.target.as_str().into())
-                .or_default()
+            self.by_target.entry(rule.target.as_str().into()).or_default()
         } else {
             &mut self.target_patterns
         };
         let positions = if rule.caller.is_exact() {
-            callers
-                .by_caller
-                .entry(rule.caller.as_str().into())
-                .or_default()
+            callers.by_caller.entry(rule.caller.as_str().into()).or_default()
         } else {
             &mut callers.caller_patterns
         };
@@ -43,11 +38,7 @@ impl TenantIndex {
     }
 
     /// The rules whose target and caller match, in order of precedence. `rules` is the list that the positions point into.
-    pub(super) fn in_order<'a>(
-        &'a self,
-        rules: &'a [Rule],
-        query: &'a Query<'_>,
-    ) -> impl Iterator<Item = &'a Rule> {
+    pub(super) fn in_order<'a>(&'a self, rules: &'a [Rule], query: &'a Query<'_>) -> impl Iterator<Item = &'a Rule> {
         self.by_target
             .get(query.target)
             .into_iter()

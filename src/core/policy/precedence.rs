@@ -40,11 +40,7 @@ impl<'a> Precedence<'a> {
             target: kind(&rule.target),
             caller: kind(&rule.caller),
             literals: Reverse(literals(rule)),
-            method: if rule.has_method() {
-                Scope::OneMethod
-            } else {
-                Scope::EveryMethod
-            },
+            method: if rule.has_method() { Scope::OneMethod } else { Scope::EveryMethod },
             effect: match rule.effect {
                 Effect::Deny => Weight::Deny,
                 Effect::Allow => Weight::Allow,
@@ -72,18 +68,11 @@ impl<'a> Precedence<'a> {
 }
 
 fn kind(pattern: &Pattern) -> Kind {
-    if pattern.is_exact() {
-        Kind::Exact
-    } else {
-        Kind::Glob
-    }
+    if pattern.is_exact() { Kind::Exact } else { Kind::Glob }
 }
 
 fn literals(rule: &Rule) -> usize {
-    [&rule.caller, &rule.target, &rule.method]
-        .map(Pattern::literal_len)
-        .iter()
-        .sum()
+    [&rule.caller, &rule.target, &rule.method].map(Pattern::literal_len).iter().sum()
 }
 
 /// The order of [`Snapshot::rules`](super::Snapshot::rules). Ids are unique, so precedence alone tells two rules of a
