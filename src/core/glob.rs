@@ -116,9 +116,7 @@ pub(in crate::core) mod tests {
                 let mut starts = text.char_indices().map(|(at, _)| at).chain([text.len()]);
                 starts.any(|at| naive(rest, &text[at..]))
             }
-            Some(c) => text
-                .strip_prefix(c)
-                .is_some_and(|rest| naive(&pattern[c.len_utf8()..], rest)),
+            Some(c) => text.strip_prefix(c).is_some_and(|rest| naive(&pattern[c.len_utf8()..], rest)),
         }
     }
 
@@ -148,10 +146,7 @@ pub(in crate::core) mod tests {
         assert!(matches("a*c", "ac"));
         assert!(matches("a*c", "a/b/c"));
         assert!(matches("**a**", "a"));
-        assert!(matches(
-            "outrelay://acme/agent/*",
-            "outrelay://acme/agent/x"
-        ));
+        assert!(matches("outrelay://acme/agent/*", "outrelay://acme/agent/x"));
     }
 
     #[test]

@@ -270,14 +270,8 @@ mod tests {
         let character = |character| ServiceNameError::Character { character };
         assert_eq!(error(""), ServiceNameError::Empty);
         let bytes = 256;
-        assert_eq!(
-            error(&"a".repeat(bytes)),
-            ServiceNameError::TooLong { bytes }
-        );
-        assert_eq!(
-            error("outrelay://acme/agent/x"),
-            ServiceNameError::LooksLikeCaller
-        );
+        assert_eq!(error(&"a".repeat(bytes)), ServiceNameError::TooLong { bytes });
+        assert_eq!(error("outrelay://acme/agent/x"), ServiceNameError::LooksLikeCaller);
         for bad in [' ', '*', ':', '\0', '\n', 'é', '%'] {
             assert_eq!(error(&format!("svc{bad}x")), character(bad));
         }

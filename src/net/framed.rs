@@ -229,11 +229,7 @@ mod tests {
     const LIMIT: u32 = 64 * 1024;
 
     fn open_stream(service: &str) -> Frame {
-        Frame::OpenStream(pb::OpenStream {
-            target_service: service.to_owned(),
-            method: "GET".to_owned(),
-            stream_id: 7,
-        })
+        Frame::OpenStream(pb::OpenStream { target_service: service.to_owned(), method: "GET".to_owned(), stream_id: 7 })
     }
 
     fn header(code: u16, len: u32) -> [u8; HEADER_LEN] {
@@ -261,10 +257,7 @@ mod tests {
         let mut bytes = open_stream("db").encode().to_vec();
         bytes.extend_from_slice(b"application bytes");
         let reading = async {
-            assert_eq!(
-                read_frame(&mut far.recv, LIMIT).await.unwrap(),
-                open_stream("db")
-            );
+            assert_eq!(read_frame(&mut far.recv, LIMIT).await.unwrap(), open_stream("db"));
             let mut rest = Vec::new();
             while rest.len() < 17 {
                 let mut buf = [0; 32];
@@ -286,14 +279,8 @@ mod tests {
         bytes.extend_from_slice(b"hello");
         near.send.write_all(&bytes).await.unwrap();
         near.send.finish();
-        assert_eq!(
-            soon(read_frame(&mut far.recv, LIMIT)).await.unwrap(),
-            Frame::StreamAccept
-        );
-        assert_eq!(
-            crate::net::harness::read_all(&mut far.recv).await.0,
-            b"hello"
-        );
+        assert_eq!(soon(read_frame(&mut far.recv, LIMIT)).await.unwrap(), Frame::StreamAccept);
+        assert_eq!(crate::net::harness::read_all(&mut far.recv).await.0, b"hello");
     }
 
     #[tokio::test]
@@ -309,15 +296,9 @@ mod tests {
     async fn a_frame_above_the_limit_is_refused_before_its_payload_comes() {
         let pair = Pair::new().await;
         let (mut near, mut far) = pair.stream().await;
-        near.send
-            .write_all(&header(0x010, LIMIT + 1))
-            .await
-            .unwrap();
+        near.send.write_all(&header(0x010, LIMIT + 1)).await.unwrap();
         let error = soon(read_frame(&mut far.recv, LIMIT)).await.unwrap_err();
-        let too_large = FrameError::TooLarge {
-            len: LIMIT + 1,
-            limit: LIMIT,
-        };
+        let too_large = FrameError::TooLarge { len: LIMIT + 1, limit: LIMIT };
         assert_eq!(error, FrameReadError::Frame(too_large.clone()));
         let mut control = ControlReader::new(near.recv, LIMIT);
         far.send.write_all(&header(0x010, LIMIT + 1)).await.unwrap();
@@ -342,21 +323,11 @@ mod tests {
 
         far.send.write_all(&header(0x010, 100)[..5]).await.unwrap();
         let mut control = ControlReader::new(near.recv, LIMIT);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(20), control.fill())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(20), control.fill()).await.is_err());
         far.send.reset(ResetCode::RETRY);
         let error = soon(control.fill()).await.unwrap_err();
         // A reset discards what was not read yet: it may have overtaken the five bytes.
-        let FrameReadError::Ended {
-            end,
-            part: Part::Header,
-            want: HEADER_LEN,
-            ..
-        } = error
-        else {
+        let FrameReadError::Ended { end, part: Part::Header, want: HEADER_LEN, .. } = error else {
             panic!("{error:?}");
         };
         assert_eq!(end, End::Reset(ResetCode::RETRY));
@@ -401,10 +372,7 @@ mod tests {
             soon(async {
                 while control.buffer.len() < had + piece.len() {
                     // Every one but the last of these is dropped while it waits for the rest.
-                    if tokio::time::timeout(Duration::from_millis(1), control.fill())
-                        .await
-                        .is_ok()
-                    {
+                    if tokio::time::timeout(Duration::from_millis(1), control.fill()).await.is_ok() {
                         break;
                     }
                 }
@@ -433,10 +401,6 @@ mod tests {
         assert_eq!(control.peek(), Some(Ok(open_stream("db"))));
         control.consume();
         assert_eq!(control.peek(), None);
-        assert_eq!(
-            control.buffer.capacity(),
-            0,
-            "an idle reader holds no buffer"
-        );
+        assert_eq!(control.buffer.capacity(), 0, "an idle reader holds no buffer");
     }
 }

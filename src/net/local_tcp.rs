@@ -338,9 +338,7 @@ mod tests {
     /// An application's end of a connection, and ours.
     async fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind(LOOPBACK).await.unwrap();
-        let application = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
+        let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (application, listener.accept().await.unwrap().0)
     }
 
@@ -349,9 +347,7 @@ mod tests {
     }
 
     /// What the application reads: everything, then an orderly end or an error.
-    async fn application_reads(
-        application: &mut TcpStream,
-    ) -> (Vec<u8>, Result<(), io::ErrorKind>) {
+    async fn application_reads(application: &mut TcpStream) -> (Vec<u8>, Result<(), io::ErrorKind>) {
         let mut bytes = Vec::new();
         let result = promptly(application.read_to_end(&mut bytes)).await;
         (bytes, result.map(|_| ()).map_err(|error| error.kind()))
@@ -370,10 +366,7 @@ mod tests {
         drop(source);
         sink.write_all(b"answer").await.unwrap();
         sink.finish();
-        assert_eq!(
-            application_reads(&mut application).await,
-            (b"answer".to_vec(), Ok(()))
-        );
+        assert_eq!(application_reads(&mut application).await, (b"answer".to_vec(), Ok(())));
     }
 
     #[tokio::test]
@@ -404,8 +397,7 @@ mod tests {
         let written = soon(async {
             let mut source = Some(source);
             loop {
-                match tokio::time::timeout(Duration::from_millis(50), sink.write_all(&chunk)).await
-                {
+                match tokio::time::timeout(Duration::from_millis(50), sink.write_all(&chunk)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(end)) => return end,
                     Err(_) => drop(source.take()),
@@ -461,11 +453,7 @@ mod tests {
             }
         });
         assert_eq!(end.await, STOPPED);
-        assert_eq!(
-            source.socket.state().peer,
-            Peer::Cut,
-            "the write took the error"
-        );
+        assert_eq!(source.socket.state().peer, Peer::Cut, "the write took the error");
         assert_eq!(read(&mut source).await, Read::End(CUT));
     }
 
@@ -512,10 +500,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        assert!(matches!(
-            refused.await,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        ));
+        assert!(matches!(refused.await, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
     }
 
     /// An application's socket on each side of a QUIC stream, with both directions of both sides pumped.
@@ -532,10 +517,7 @@ mod tests {
         tcp: TcpStream,
         quic: BiStream,
     ) {
-        const CODES: PumpCodes<fn(ResetCode) -> ResetCode> = PumpCodes {
-            map: |code| code,
-            lost: ResetCode::RESUMABLE,
-        };
+        const CODES: PumpCodes<fn(ResetCode) -> ResetCode> = PumpCodes { map: |code| code, lost: ResetCode::RESUMABLE };
         let (source, sink) = split(tcp);
         let BiStream { send, recv } = quic;
         let [up, down] = names;
@@ -551,12 +533,7 @@ mod tests {
         let mut pumps = JoinSet::new();
         spawn_pumps(&mut pumps, ["left up", "left down"], left_ours, near);
         spawn_pumps(&mut pumps, ["right up", "right down"], right_ours, far);
-        Tunnel {
-            _pair: pair,
-            left,
-            right,
-            pumps,
-        }
+        Tunnel { _pair: pair, left, right, pumps }
     }
 
     impl Tunnel {
@@ -590,44 +567,20 @@ mod tests {
             right.shutdown().await.unwrap();
         };
         soon(async { tokio::join!(client, server) }).await;
-        assert!(
-            tunnel
-                .all_ended()
-                .await
-                .iter()
-                .all(|(_, end)| *end == PumpEnd::Fin)
-        );
+        assert!(tunnel.all_ended().await.iter().all(|(_, end)| *end == PumpEnd::Fin));
     }
 
     #[tokio::test]
     async fn a_reset_goes_through_a_tunnel_in_both_directions() {
         let mut tunnel = tunnel().await;
         tunnel.left.write_all(b"hello").await.unwrap();
-        promptly(tunnel.right.read_exact(&mut [0; 5]))
-            .await
-            .unwrap();
+        promptly(tunnel.right.read_exact(&mut [0; 5])).await.unwrap();
         tunnel.left.set_zero_linger().unwrap();
-        let Tunnel {
-            _pair,
-            left,
-            mut right,
-            pumps,
-        } = tunnel;
+        let Tunnel { _pair, left, mut right, pumps } = tunnel;
         drop(left);
         assert_eq!(application_reads(&mut right).await.1, RST);
-        let mut tunnel = Tunnel {
-            _pair,
-            left: right,
-            right: connection().await.0,
-            pumps,
-        };
-        assert!(
-            tunnel
-                .all_ended()
-                .await
-                .iter()
-                .all(|(_, end)| *end != PumpEnd::Fin)
-        );
+        let mut tunnel = Tunnel { _pair, left: right, right: connection().await.0, pumps };
+        assert!(tunnel.all_ended().await.iter().all(|(_, end)| *end != PumpEnd::Fin));
     }
 
     #[tokio::test]
@@ -635,30 +588,16 @@ mod tests {
         let mut tunnel = tunnel().await;
         let chunk = vec![0; 256 * 1024];
         // The application on the right reads nothing: everything up to the left one fills.
-        while tokio::time::timeout(Duration::from_millis(200), tunnel.left.write(&chunk))
-            .await
-            .is_ok()
-        {}
-        let Tunnel {
-            _pair,
-            left,
-            mut right,
-            mut pumps,
-        } = tunnel;
+        while tokio::time::timeout(Duration::from_millis(200), tunnel.left.write(&chunk)).await.is_ok() {}
+        let Tunnel { _pair, left, mut right, mut pumps } = tunnel;
         left.set_zero_linger().unwrap();
         drop(left);
         let mut ends = Vec::new();
         while let Some(end) = promptly(pumps.join_next()).await {
             ends.push(end.unwrap());
         }
-        assert!(
-            ends.contains(&("left up", PumpEnd::SourceReset(APPLICATION))),
-            "{ends:?}"
-        );
-        assert!(
-            ends.contains(&("right down", PumpEnd::SourceReset(APPLICATION))),
-            "{ends:?}"
-        );
+        assert!(ends.contains(&("left up", PumpEnd::SourceReset(APPLICATION))), "{ends:?}");
+        assert!(ends.contains(&("right down", PumpEnd::SourceReset(APPLICATION))), "{ends:?}");
         assert_eq!(application_reads(&mut right).await.1, RST);
     }
 

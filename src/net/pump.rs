@@ -270,10 +270,7 @@ mod tests {
     const LOST: ResetCode = ResetCode::RESUMABLE;
 
     fn codes() -> PumpCodes<impl Fn(ResetCode) -> ResetCode> {
-        PumpCodes {
-            map: |code: ResetCode| ResetCode(code.0 + 1),
-            lost: LOST,
-        }
+        PumpCodes { map: |code: ResetCode| ResetCode(code.0 + 1), lost: LOST }
     }
 
     /// source (client) → [relay] → sink (client of the other connection), each over its own connection.
@@ -290,14 +287,7 @@ mod tests {
         let (from, to) = (Pair::new().await, Pair::new().await);
         let (source, relay_source) = from.stream().await;
         let (sink, relay_sink) = to.stream().await;
-        Line {
-            from,
-            to,
-            source,
-            sink,
-            relay_source,
-            relay_sink,
-        }
+        Line { from, to, source, sink, relay_source, relay_sink }
     }
 
     /// Writes until the pump is blocked: everything between is full.
@@ -313,9 +303,7 @@ mod tests {
     #[tokio::test]
     async fn eight_mebibytes_arrive_unchanged_and_then_the_fin() {
         let mut line = line().await;
-        let bytes: Vec<u8> = (0..8 * 1024 * 1024_u32)
-            .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0])
-            .collect();
+        let bytes: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
         let count = PumpCount::default();
         let write = async {
             line.source.send.write_all(&bytes).await.unwrap();
@@ -323,12 +311,7 @@ mod tests {
         };
         let (end, (), (got, got_end)) = soon(async {
             tokio::join!(
-                pump(
-                    line.relay_source.recv,
-                    line.relay_sink.send,
-                    &count,
-                    codes()
-                ),
+                pump(line.relay_source.recv, line.relay_sink.send, &count, codes()),
                 write,
                 read_all(&mut line.sink.recv)
             )
@@ -350,18 +333,9 @@ mod tests {
             line.source.send.reset(CODE);
             read_all(&mut line.sink.recv).await.1
         };
-        let (end, seen) = soon(async {
-            tokio::join!(
-                pump(
-                    line.relay_source.recv,
-                    line.relay_sink.send,
-                    &count,
-                    codes()
-                ),
-                feed
-            )
-        })
-        .await;
+        let (end, seen) =
+            soon(async { tokio::join!(pump(line.relay_source.recv, line.relay_sink.send, &count, codes()), feed) })
+                .await;
         assert_eq!(end, PumpEnd::SourceReset(CODE));
         assert_eq!(seen, End::Reset(ResetCode(CODE.0 + 1)));
     }
@@ -374,12 +348,7 @@ mod tests {
             fill(&mut line.source.send).await;
             line.source.send.reset(CODE);
         };
-        let pumping = pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        );
+        let pumping = pump(line.relay_source.recv, line.relay_sink.send, &count, codes());
         let (end, ()) = soon(async { tokio::join!(pumping, feed) }).await;
         assert_eq!(end, PumpEnd::SourceReset(CODE));
         let reset = End::Reset(ResetCode(CODE.0 + 1));
@@ -394,30 +363,17 @@ mod tests {
             fill(&mut line.source.send).await;
             line.from.client.close(0u32.into(), b"");
         };
-        let pumping = pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        );
+        let pumping = pump(line.relay_source.recv, line.relay_sink.send, &count, codes());
         let (end, ()) = soon(async { tokio::join!(pumping, feed) }).await;
         assert_eq!(end, PumpEnd::SourceLost);
-        assert_eq!(
-            promptly(line.sink.recv.reset_received()).await,
-            End::Reset(LOST)
-        );
+        assert_eq!(promptly(line.sink.recv.reset_received()).await, End::Reset(LOST));
     }
 
     #[tokio::test]
     async fn a_stop_is_passed_on_promptly_while_the_source_is_idle() {
         let line = line().await;
         let count = PumpCount::default();
-        let pumping = pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        );
+        let pumping = pump(line.relay_source.recv, line.relay_sink.send, &count, codes());
         line.sink.recv.stop(CODE);
         assert_eq!(promptly(pumping).await, PumpEnd::SinkStopped(CODE));
         let stopped = WriteEnd::Stopped(ResetCode(CODE.0 + 1));
@@ -432,12 +388,7 @@ mod tests {
             fill(&mut line.source.send).await;
             line.sink.recv.stop(CODE);
         };
-        let pumping = pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        );
+        let pumping = pump(line.relay_source.recv, line.relay_sink.send, &count, codes());
         let (end, ()) = soon(async { tokio::join!(pumping, feed) }).await;
         assert_eq!(end, PumpEnd::SinkStopped(CODE));
         let stopped = WriteEnd::Stopped(ResetCode(CODE.0 + 1));
@@ -448,52 +399,28 @@ mod tests {
     async fn a_lost_sink_stops_an_idle_source() {
         let line = line().await;
         let count = PumpCount::default();
-        let pumping = pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        );
+        let pumping = pump(line.relay_source.recv, line.relay_sink.send, &count, codes());
         line.to.client.close(0u32.into(), b"");
         assert_eq!(promptly(pumping).await, PumpEnd::SinkLost);
-        assert_eq!(
-            promptly(line.source.send.stopped()).await,
-            WriteEnd::Stopped(LOST)
-        );
+        assert_eq!(promptly(line.source.send.stopped()).await, WriteEnd::Stopped(LOST));
     }
 
     #[tokio::test]
     async fn a_dropped_pump_cuts_both_sides() {
         let mut line = line().await;
         let count = PumpCount::default();
-        let mut pumping = Box::pin(pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        ));
+        let mut pumping = Box::pin(pump(line.relay_source.recv, line.relay_sink.send, &count, codes()));
         assert!(is_pending(pumping.as_mut()).await);
         drop(pumping);
-        assert_eq!(
-            promptly(line.sink.recv.reset_received()).await,
-            End::Reset(DROPPED)
-        );
-        assert_eq!(
-            promptly(line.source.send.stopped()).await,
-            WriteEnd::Stopped(DROPPED)
-        );
+        assert_eq!(promptly(line.sink.recv.reset_received()).await, End::Reset(DROPPED));
+        assert_eq!(promptly(line.source.send.stopped()).await, WriteEnd::Stopped(DROPPED));
     }
 
     #[tokio::test]
     async fn an_idle_pump_holds_no_buffer() {
         let mut line = line().await;
         let count = PumpCount::default();
-        let mut pumping = Box::pin(pump(
-            line.relay_source.recv,
-            line.relay_sink.send,
-            &count,
-            codes(),
-        ));
+        let mut pumping = Box::pin(pump(line.relay_source.recv, line.relay_sink.send, &count, codes()));
         line.source.send.write_all(b"hello").await.unwrap();
         let mut buf = [0; 5];
         let read = soon(async {

@@ -439,17 +439,11 @@ mod tests {
         let (mut near, mut far) = pair.stream().await;
         near.send.write_all(b"request").await.unwrap();
         near.send.finish();
-        assert_eq!(
-            read_all(&mut far.recv).await,
-            (b"request".to_vec(), End::Fin)
-        );
+        assert_eq!(read_all(&mut far.recv).await, (b"request".to_vec(), End::Fin));
         assert_eq!(soon(far.recv.read(&mut [0; 1])).await, Read::End(End::Fin));
         far.send.write_all(b"answer").await.unwrap();
         far.send.finish();
-        assert_eq!(
-            read_all(&mut near.recv).await,
-            (b"answer".to_vec(), End::Fin)
-        );
+        assert_eq!(read_all(&mut near.recv).await, (b"answer".to_vec(), End::Fin));
     }
 
     #[tokio::test]
@@ -469,10 +463,7 @@ mod tests {
         near.send.reset(CODE);
         near.recv.stop(ResetCode(0x456));
         assert_eq!(promptly(far.recv.reset_received()).await, End::Reset(CODE));
-        assert_eq!(
-            soon(far.recv.read(&mut [0; 1])).await,
-            Read::End(End::Reset(CODE))
-        );
+        assert_eq!(soon(far.recv.read(&mut [0; 1])).await, Read::End(End::Reset(CODE)));
         let stopped = WriteEnd::Stopped(ResetCode(0x456));
         assert_eq!(promptly(far.send.stopped()).await, stopped);
         assert_eq!(far.send.write_all(b"x").await, Err(stopped));
@@ -496,11 +487,7 @@ mod tests {
         near.send.write_all(&[7; 4096]).await.unwrap();
         let mut looking = pin!(far.recv.reset_received());
         // It has looked, and has seen data.
-        assert!(
-            tokio::time::timeout(Duration::from_millis(50), looking.as_mut())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(50), looking.as_mut()).await.is_err());
         near.send.reset(CODE);
         assert_eq!(promptly(looking).await, End::Reset(CODE));
     }

@@ -287,11 +287,7 @@ mod tests {
     use crate::pki::{Ca, CertSpec, Issued, LEAF_DAYS, Validity};
 
     fn relay(ca: &Ca) -> TlsMaterial {
-        material(
-            ca,
-            &ca.relay(&RELAY.parse::<RelayUri>().unwrap(), &["127.0.0.1"])
-                .unwrap(),
-        )
+        material(ca, &ca.relay(&RELAY.parse::<RelayUri>().unwrap(), &["127.0.0.1"]).unwrap())
     }
 
     fn agent(ca: &Ca) -> TlsMaterial {
@@ -300,21 +296,11 @@ mod tests {
 
     fn issue(uris: &[&str], validity: Validity) -> Issued {
         let uris = uris.iter().map(|uri| (*uri).to_owned()).collect();
-        CA.issue(&CertSpec {
-            name: "x".to_owned(),
-            uris,
-            dns: vec!["localhost".to_owned()],
-            validity,
-        })
-        .unwrap()
+        CA.issue(&CertSpec { name: "x".to_owned(), uris, dns: vec!["localhost".to_owned()], validity }).unwrap()
     }
 
     /// A handshake in memory: the negotiated suite, or what either side refused.
-    fn handshake(
-        client: ClientConfig,
-        server: ServerConfig,
-        name: &str,
-    ) -> Result<CipherSuite, rustls::Error> {
+    fn handshake(client: ClientConfig, server: ServerConfig, name: &str) -> Result<CipherSuite, rustls::Error> {
         let name = name.to_owned().try_into().unwrap();
         let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
@@ -353,23 +339,14 @@ mod tests {
     #[test]
     fn aes_128_is_negotiated_also_with_a_client_that_prefers_another() {
         let suite = CipherSuite::TLS13_AES_128_GCM_SHA256;
-        assert_eq!(
-            handshake(client(&agent(&CA)), server(&relay(&CA)), "localhost"),
-            Ok(suite)
-        );
-        assert_eq!(
-            handshake(client(&agent(&CA)), server(&relay(&CA)), "127.0.0.1"),
-            Ok(suite)
-        );
+        assert_eq!(handshake(client(&agent(&CA)), server(&relay(&CA)), "localhost"), Ok(suite));
+        assert_eq!(handshake(client(&agent(&CA)), server(&relay(&CA)), "127.0.0.1"), Ok(suite));
         let other = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(agent(&CA).roots)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(agent(&CA).leaf)));
-        assert_eq!(
-            handshake(other, server(&relay(&CA)), "localhost"),
-            Ok(suite)
-        );
+        assert_eq!(handshake(other, server(&relay(&CA)), "localhost"), Ok(suite));
     }
 
     #[test]
@@ -386,31 +363,17 @@ mod tests {
     #[test]
     fn a_foreign_ca_is_refused_by_either_side() {
         let foreign = Ca::generate().unwrap();
-        let mixed = |ca: &Ca| TlsMaterial {
-            roots: agent(&CA).roots,
-            ..agent(ca)
-        };
-        let refused =
-            handshake(client(&mixed(&foreign)), server(&relay(&CA)), "localhost").unwrap_err();
-        assert!(
-            matches!(refused, rustls::Error::InvalidCertificate(_)),
-            "{refused:?}"
-        );
-        let refused =
-            handshake(client(&agent(&CA)), server(&relay(&foreign)), "localhost").unwrap_err();
-        assert!(
-            matches!(refused, rustls::Error::InvalidCertificate(_)),
-            "{refused:?}"
-        );
+        let mixed = |ca: &Ca| TlsMaterial { roots: agent(&CA).roots, ..agent(ca) };
+        let refused = handshake(client(&mixed(&foreign)), server(&relay(&CA)), "localhost").unwrap_err();
+        assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused:?}");
+        let refused = handshake(client(&agent(&CA)), server(&relay(&foreign)), "localhost").unwrap_err();
+        assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused:?}");
     }
 
     #[test]
     fn an_expired_certificate_is_refused() {
         let now = OffsetDateTime::now_utc();
-        let validity = Validity {
-            not_before: now - time::Duration::days(2),
-            not_after: now - time::Duration::days(1),
-        };
+        let validity = Validity { not_before: now - time::Duration::days(2), not_after: now - time::Duration::days(1) };
         let expired = material(&CA, &issue(&[AGENT], validity));
         let refused = handshake(client(&expired), server(&relay(&CA)), "localhost").unwrap_err();
         assert!(format!("{refused:?}").contains("Expired"), "{refused:?}");
@@ -419,15 +382,9 @@ mod tests {
     #[test]
     fn a_server_of_another_name_is_refused() {
         let refused = handshake(client(&agent(&CA)), server(&relay(&CA)), "elsewhere").unwrap_err();
-        assert!(
-            format!("{refused:?}").contains("NotValidForName"),
-            "{refused:?}"
-        );
+        assert!(format!("{refused:?}").contains("NotValidForName"), "{refused:?}");
         let refused = handshake(client(&agent(&CA)), server(&agent(&CA)), "localhost").unwrap_err();
-        assert!(
-            format!("{refused:?}").contains("NotValidForName"),
-            "{refused:?}"
-        );
+        assert!(format!("{refused:?}").contains("NotValidForName"), "{refused:?}");
     }
 
     #[tokio::test]
@@ -442,17 +399,9 @@ mod tests {
         let valid = Validity::days(LEAF_DAYS).unwrap();
         let identity = |uris: &[&str]| material(&CA, &issue(uris, valid)).identity();
         assert_eq!(identity(&[AGENT]).unwrap().as_str(), AGENT);
-        for uris in [
-            &[][..],
-            &[AGENT, RELAY][..],
-            &["https://example.org/"][..],
-            &["outrelay://acme/agent/x/y"][..],
-        ] {
+        for uris in [&[][..], &[AGENT, RELAY][..], &["https://example.org/"][..], &["outrelay://acme/agent/x/y"][..]] {
             let error = identity(uris).unwrap_err();
-            assert!(
-                matches!(error, PeerIdentityError::Rule(_)),
-                "{uris:?}: {error:?}"
-            );
+            assert!(matches!(error, PeerIdentityError::Rule(_)), "{uris:?}: {error:?}");
         }
     }
 
@@ -463,10 +412,7 @@ mod tests {
         let other = CA.agent(&AGENT.parse().unwrap()).unwrap();
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);
-            std::fs::File::create(&path)
-                .unwrap()
-                .write_all(text.as_bytes())
-                .unwrap();
+            std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
             path
         };
         let cert = write("good.crt", &good.cert_pem);
@@ -476,16 +422,9 @@ mod tests {
         let cut = write("cut.crt", &good.cert_pem[..100]);
         let other_key = write("other.key", &other.key_pem);
         let absent = dir.path().join("absent");
-        let broken = write(
-            "broken.crt",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        );
+        let broken = write("broken.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         let wrong = |cert: &Path, key: &Path, ca: &Path| {
-            let files = TlsFiles {
-                cert: cert.into(),
-                key: key.into(),
-                ca: ca.into(),
-            };
+            let files = TlsFiles { cert: cert.into(), key: key.into(), ca: ca.into() };
             let text = TlsMaterial::load(&files).unwrap_err().to_string();
             text.replace(&format!("{}/", dir.path().display()), "")
         };
@@ -499,14 +438,8 @@ mod tests {
             wrong(&cert, &other_key, &ca),
             "other.key: the private key does not match the certificate in good.crt"
         );
-        assert_eq!(
-            wrong(&broken, &key, &ca),
-            "broken.crt: unusable certificate"
-        );
-        assert_eq!(
-            wrong(&cert, &key, &broken),
-            "broken.crt: unusable certificate"
-        );
+        assert_eq!(wrong(&broken, &key, &ca), "broken.crt: unusable certificate");
+        assert_eq!(wrong(&cert, &key, &broken), "broken.crt: unusable certificate");
         TlsMaterial::load(&TlsFiles { cert, key, ca }).unwrap();
     }
 }

@@ -35,18 +35,8 @@ fn golden(frame: Frame, text: &str) {
 
 fn candidates() -> Vec<pb::Candidate> {
     vec![
-        pb::Candidate {
-            kind: "host".into(),
-            ip: "::1".into(),
-            port: 300,
-            priority: 2,
-        },
-        pb::Candidate {
-            kind: "srflx".into(),
-            ip: "9.9.9.9".into(),
-            port: 0,
-            priority: 1,
-        },
+        pb::Candidate { kind: "host".into(), ip: "::1".into(), port: 300, priority: 2 },
+        pb::Candidate { kind: "srflx".into(), ip: "9.9.9.9".into(), port: 0, priority: 1 },
     ]
 }
 
@@ -90,41 +80,28 @@ fn hello_and_its_answer_are_as_on_the_wire() {
          1a 01 63    # 3: c",
     );
     golden(
-        Frame::HelloAck(pb::HelloAck {
-            server_time_unix_ms: -1,
-            ..Default::default()
-        }),
+        Frame::HelloAck(pb::HelloAck { server_time_unix_ms: -1, ..Default::default() }),
         "2002 0000 0000000b
          10 ffffffffffffffffff01  # 2: -1 as 64 bits, plain int64",
     );
-    golden(
-        Frame::HelloAck(pb::HelloAck::default()),
-        "2002 0000 00000000  # a legacy relay's",
-    );
+    golden(Frame::HelloAck(pb::HelloAck::default()), "2002 0000 00000000  # a legacy relay's");
 }
 
 #[test]
 fn registration_is_as_on_the_wire() {
     golden(
-        Frame::Register(pb::Register {
-            service_name: "svc".into(),
-            local_addr: "x:1".into(),
-        }),
+        Frame::Register(pb::Register { service_name: "svc".into(), local_addr: "x:1".into() }),
         "2003 0000 0000000a
          0a 03 737663  # 1: svc
          12 03 783a31  # 2: x:1",
     );
     golden(
-        Frame::RegisterAck(pb::RegisterAck {
-            service_id: "t/svc".into(),
-        }),
+        Frame::RegisterAck(pb::RegisterAck { service_id: "t/svc".into() }),
         "2004 0000 00000007
          0a 05 742f737663  # 1: t/svc",
     );
     golden(
-        Frame::Deregister(pb::Deregister {
-            service_name: "svc".into(),
-        }),
+        Frame::Deregister(pb::Deregister { service_name: "svc".into() }),
         "2007 0000 00000005
          0a 03 737663  # 1: svc",
     );
@@ -133,11 +110,7 @@ fn registration_is_as_on_the_wire() {
 #[test]
 fn opening_a_stream_is_as_on_the_wire() {
     golden(
-        Frame::OpenStream(pb::OpenStream {
-            target_service: "svc".into(),
-            method: "GET".into(),
-            stream_id: u64::MAX,
-        }),
+        Frame::OpenStream(pb::OpenStream { target_service: "svc".into(), method: "GET".into(), stream_id: u64::MAX }),
         "2010 0000 00000015
          0a 03 737663              # 1: svc
          12 03 474554              # 2: GET
@@ -158,11 +131,7 @@ fn opening_a_stream_is_as_on_the_wire() {
     );
     golden(Frame::StreamAccept, "2012 0000 00000000");
     golden(
-        Frame::StreamReject(pb::StreamReject {
-            code: 403,
-            reason: "no".into(),
-            stream_id: 7,
-        }),
+        Frame::StreamReject(pb::StreamReject { code: 403, reason: "no".into(), stream_id: 7 }),
         "2013 0000 00000009
          08 9303    # 1: 403 = 3 × 128 + 19
          12 02 6e6f # 2: no
@@ -187,12 +156,7 @@ fn ping_pong_and_goaway_are_as_on_the_wire() {
          1a 03 633a32  # 3: c:2",
     );
     golden(
-        Frame::StreamEnd(pb::StreamEnd {
-            yamux_id: 5,
-            position: 300,
-            code: 16,
-            is_stop: true,
-        }),
+        Frame::StreamEnd(pb::StreamEnd { yamux_id: 5, position: 300, code: 16, is_stop: true }),
         "2103 0000 00000009
          08 05    # 1: 5
          10 ac02  # 2: 300
@@ -255,10 +219,7 @@ fn checkpoint_and_resume_are_as_on_the_wire() {
          7a 02 dead # 15: bytes",
     );
     golden(
-        Frame::Ticket(pb::Ticket {
-            stream_id: 7,
-            ticket: vec![0xbe, 0xef],
-        }),
+        Frame::Ticket(pb::Ticket { stream_id: 7, ticket: vec![0xbe, 0xef] }),
         "2154 0000 00000006
          08 07      # 1: 7
          12 02 beef # 2: bytes",
@@ -278,29 +239,19 @@ fn observed_addresses_and_candidates_are_as_on_the_wire() {
          08 09  # 1: 9",
     );
     golden(
-        Frame::ObservedAddrResp(pb::ObservedAddrResp {
-            request_id: 9,
-            ip: "::1".into(),
-            port: 300,
-        }),
+        Frame::ObservedAddrResp(pb::ObservedAddrResp { request_id: 9, ip: "::1".into(), port: 300 }),
         "2121 0000 0000000a
          08 09        # 1: 9
          12 03 3a3a31 # 2: ::1
          18 ac02      # 3: 300",
     );
     golden(
-        Frame::CandidateOffer(pb::CandidateOffer {
-            stream_id: 7,
-            candidates: candidates(),
-        }),
+        Frame::CandidateOffer(pb::CandidateOffer { stream_id: 7, candidates: candidates() }),
         // 2 for the id, 2 + 16 and 2 + 18 for the candidates.
         &format!("2122 0000 00000028 08 07 {CANDIDATES}"),
     );
     golden(
-        Frame::CandidateAnswer(pb::CandidateAnswer {
-            stream_id: 7,
-            candidates: candidates(),
-        }),
+        Frame::CandidateAnswer(pb::CandidateAnswer { stream_id: 7, candidates: candidates() }),
         &format!("2123 0000 00000028 08 07 {CANDIDATES}"),
     );
 }

@@ -70,37 +70,23 @@ fn unknown_and_reserved_types_are_told_apart_and_their_payload_is_dropped() {
 fn a_field_that_is_not_known_is_skipped() {
     let payload = b"\x0a\x01s\x18\x07\xa2\x06\x02zz"; // 1: "s", 3: 7, 100: "zz"
     let read = Frame::decode(0x010, payload).unwrap();
-    let expected = pb::OpenStream {
-        target_service: "s".into(),
-        method: String::new(),
-        stream_id: 7,
-    };
+    let expected = pb::OpenStream { target_service: "s".into(), method: String::new(), stream_id: 7 };
     assert_eq!(read, Frame::OpenStream(expected));
 }
 
 #[test]
 fn text_that_is_not_utf_8_is_an_error_that_names_the_frame() {
     let error = Frame::decode(0x010, b"\x0a\x01\xff").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the payload of OPEN_STREAM cannot be decoded"
-    );
+    assert_eq!(error.to_string(), "the payload of OPEN_STREAM cannot be decoded");
     assert!(std::error::Error::source(&error).is_some());
 }
 
 #[test]
 fn a_payload_cut_inside_a_field_is_an_error() {
-    let whole = Frame::Register(pb::Register {
-        service_name: "svc".into(),
-        local_addr: String::new(),
-    })
-    .encode();
+    let whole = Frame::Register(pb::Register { service_name: "svc".into(), local_addr: String::new() }).encode();
     let payload = &whole[HEADER_LEN..];
     for end in 1..payload.len() {
-        assert!(
-            Frame::decode(0x003, &payload[..end]).is_err(),
-            "{end} bytes"
-        );
+        assert!(Frame::decode(0x003, &payload[..end]).is_err(), "{end} bytes");
     }
 }
 
@@ -125,57 +111,30 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn candidate() -> impl Strategy<Value = pb::Candidate> {
-    (text(), text(), any::<u32>(), any::<u32>()).prop_map(|(kind, ip, port, priority)| {
-        pb::Candidate {
-            kind,
-            ip,
-            port,
-            priority,
-        }
+    (text(), text(), any::<u32>(), any::<u32>()).prop_map(|(kind, ip, port, priority)| pb::Candidate {
+        kind,
+        ip,
+        port,
+        priority,
     })
 }
 
 fn handshake_frame() -> Vec<BoxedStrategy<Frame>> {
     vec![
-        message!(Hello {
-            protocol_version: text(),
-            agent_uri: text(),
-            capabilities: texts()
-        }),
-        message!(HelloAck {
-            session_id: text(),
-            server_time_unix_ms: any::<i64>(),
-            accepted_features: texts(),
-        }),
-        message!(Register {
-            service_name: text(),
-            local_addr: text()
-        }),
+        message!(Hello { protocol_version: text(), agent_uri: text(), capabilities: texts() }),
+        message!(HelloAck { session_id: text(), server_time_unix_ms: any::<i64>(), accepted_features: texts() }),
+        message!(Register { service_name: text(), local_addr: text() }),
         message!(RegisterAck { service_id: text() }),
-        message!(Deregister {
-            service_name: text()
-        }),
-        message!(OpenStream {
-            target_service: text(),
-            method: text(),
-            stream_id: any::<u64>()
-        }),
+        message!(Deregister { service_name: text() }),
+        message!(OpenStream { target_service: text(), method: text(), stream_id: any::<u64>() }),
         message!(IncomingStream {
             target_service: text(),
             method: text(),
             source_agent_uri: text(),
             stream_id: any::<u64>(),
         }),
-        message!(StreamReject {
-            code: any::<u32>(),
-            reason: text(),
-            stream_id: any::<u64>()
-        }),
-        message!(GoAway {
-            reason: text(),
-            deadline_unix_ms: any::<i64>(),
-            successors: texts()
-        }),
+        message!(StreamReject { code: any::<u32>(), reason: text(), stream_id: any::<u64>() }),
+        message!(GoAway { reason: text(), deadline_unix_ms: any::<i64>(), successors: texts() }),
         message!(ForwardStream {
             target_service: text(),
             method: text(),
@@ -185,11 +144,7 @@ fn handshake_frame() -> Vec<BoxedStrategy<Frame>> {
             relay_mode: any::<u32>(),
             assertion: bytes(),
         }),
-        message!(PeerHello {
-            relay_uri: text(),
-            capabilities: texts(),
-            draining: any::<bool>()
-        }),
+        message!(PeerHello { relay_uri: text(), capabilities: texts(), draining: any::<bool>() }),
         Just(Frame::StreamAccept).boxed(),
         Just(Frame::Ping).boxed(),
         Just(Frame::Pong).boxed(),
@@ -244,22 +199,10 @@ fn stream_frame() -> Vec<BoxedStrategy<Frame>> {
             agent_uri: text(),
             ticket: bytes(),
         }),
-        message!(ObservedAddrQuery {
-            request_id: any::<u64>()
-        }),
-        message!(ObservedAddrResp {
-            request_id: any::<u64>(),
-            ip: text(),
-            port: any::<u32>()
-        }),
-        message!(CandidateOffer {
-            stream_id: any::<u64>(),
-            candidates: vec(candidate(), 0..4)
-        }),
-        message!(CandidateAnswer {
-            stream_id: any::<u64>(),
-            candidates: vec(candidate(), 0..4)
-        }),
+        message!(ObservedAddrQuery { request_id: any::<u64>() }),
+        message!(ObservedAddrResp { request_id: any::<u64>(), ip: text(), port: any::<u32>() }),
+        message!(CandidateOffer { stream_id: any::<u64>(), candidates: vec(candidate(), 0..4) }),
+        message!(CandidateAnswer { stream_id: any::<u64>(), candidates: vec(candidate(), 0..4) }),
         message!(AllocGranted {
             stream_id: any::<u64>(),
             my_allocation: any::<u32>(),
@@ -268,18 +211,9 @@ fn stream_frame() -> Vec<BoxedStrategy<Frame>> {
             token: bytes(),
             ticket: bytes(),
         }),
-        message!(StreamReady {
-            stream_id: any::<u64>(),
-            ticket: bytes(),
-            peer_capabilities: texts(),
-        }),
-        message!(Ticket {
-            stream_id: any::<u64>(),
-            ticket: bytes()
-        }),
-        message!(ResumeWanted {
-            stream_id: any::<u64>()
-        }),
+        message!(StreamReady { stream_id: any::<u64>(), ticket: bytes(), peer_capabilities: texts() }),
+        message!(Ticket { stream_id: any::<u64>(), ticket: bytes() }),
+        message!(ResumeWanted { stream_id: any::<u64>() }),
     ]
 }
 

@@ -42,21 +42,9 @@ fn the_role_decides_what_an_identity_is() {
 #[test]
 fn the_other_role_is_not_taken_for_ones_own() {
     let error = "outrelay://eu/relay/r1".parse::<AgentUri>().unwrap_err();
-    assert!(matches!(
-        error,
-        IdentityError::WrongRole {
-            wanted: "an agent",
-            ..
-        }
-    ));
+    assert!(matches!(error, IdentityError::WrongRole { wanted: "an agent", .. }));
     let error = agent("acme").parse::<RelayUri>().unwrap_err();
-    assert!(matches!(
-        error,
-        IdentityError::WrongRole {
-            wanted: "a relay",
-            ..
-        }
-    ));
+    assert!(matches!(error, IdentityError::WrongRole { wanted: "a relay", .. }));
 }
 
 #[test]
@@ -66,24 +54,9 @@ fn a_label_has_1_to_63_characters_and_starts_with_a_letter_or_digit() {
         assert!(good.parse::<Tenant>().is_ok(), "{good}");
     }
     let too_long = "a".repeat(64);
-    for bad in [
-        "",
-        "-a",
-        "A",
-        "a_b",
-        "a.b",
-        "ä",
-        "a ",
-        "a\n",
-        "a*",
-        "a%20",
-        too_long.as_str(),
-    ] {
+    for bad in ["", "-a", "A", "a_b", "a.b", "ä", "a ", "a\n", "a*", "a%20", too_long.as_str()] {
         let error = bad.parse::<Region>().unwrap_err();
-        assert!(
-            matches!(error, IdentityError::Label { part: "region", .. }),
-            "{bad}"
-        );
+        assert!(matches!(error, IdentityError::Label { part: "region", .. }), "{bad}");
     }
 }
 
@@ -128,12 +101,7 @@ fn every_other_shape_is_refused_by_the_rule_it_breaks() {
 fn a_uuid_is_any_rfc_9562_text_and_nothing_else() {
     let tenant: Tenant = "acme".parse().unwrap();
     let upper = UUID.to_uppercase();
-    for good in [
-        UUID,
-        upper.as_str(),
-        "00000000-0000-0000-0000-000000000000",
-        "ffffffff-ffff-ffff-ffff-ffffffffffff",
-    ] {
+    for good in [UUID, upper.as_str(), "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"] {
         assert_eq!(AgentUri::new(&tenant, good).unwrap().uuid(), good);
     }
     let simple = UUID.replace('-', "");
@@ -170,10 +138,7 @@ fn an_error_shows_the_text_shortened_and_escaped() {
     assert!(shown.starts_with("\"\\u{1b}[31mü"), "{shown}");
     assert!(shown.contains('…'));
     let label = "a_b".parse::<RelayId>().unwrap_err().to_string();
-    assert_eq!(
-        label,
-        "the relay id \"a_b\" does not match [a-z0-9][a-z0-9-]{0,62}"
-    );
+    assert_eq!(label, "the relay id \"a_b\" does not match [a-z0-9][a-z0-9-]{0,62}");
 }
 
 #[test]

@@ -14,18 +14,11 @@ fn consumer() -> AgentUri {
 }
 
 fn candidate(number: u8) -> Candidate {
-    Candidate {
-        agent: agent("acme", number),
-        generation: Generation(u64::from(number)),
-    }
+    Candidate { agent: agent("acme", number), generation: Generation(u64::from(number)) }
 }
 
 fn frame() -> Event {
-    Event::FrameRead(pb::OpenStream {
-        target_service: "svc".into(),
-        method: "GET".into(),
-        stream_id: 7,
-    })
+    Event::FrameRead(pb::OpenStream { target_service: "svc".into(), method: "GET".into(), stream_id: 7 })
 }
 
 fn allowed(p2p_mode: P2pMode, relay_mode: RelayMode) -> Verdict {
@@ -43,10 +36,7 @@ fn yes() -> Verdict {
 }
 
 fn no(rule: &str) -> Verdict {
-    Verdict {
-        rule: Some(rule.into()),
-        ..Verdict::denied("denied by rule")
-    }
+    Verdict { rule: Some(rule.into()), ..Verdict::denied("denied by rule") }
 }
 
 fn rejected(code: RejectCode, reason: &str) -> Action {
@@ -54,17 +44,11 @@ fn rejected(code: RejectCode, reason: &str) -> Action {
 }
 
 fn decide_callee(number: u8) -> Action {
-    Action::DecideCallee {
-        candidate: candidate(number),
-        method: "GET".into(),
-    }
+    Action::DecideCallee { candidate: candidate(number), method: "GET".into() }
 }
 
 fn reserve(number: u8) -> Action {
-    Action::Reserve {
-        stream_id: StreamId(7),
-        candidate: candidate(number),
-    }
+    Action::Reserve { stream_id: StreamId(7), candidate: candidate(number) }
 }
 
 fn open_provider(number: u8) -> Action {
@@ -99,11 +83,7 @@ fn until_asked(providers: &[u8]) -> Vec<Event> {
 
 fn until_resolved(providers: &[u8]) -> Vec<Event> {
     let candidates = providers.iter().copied().map(candidate).collect();
-    vec![
-        frame(),
-        Event::CallerDecided(yes()),
-        Event::Resolved(candidates),
-    ]
+    vec![frame(), Event::CallerDecided(yes()), Event::Resolved(candidates)]
 }
 
 #[track_caller]
@@ -111,12 +91,7 @@ fn ends(events: Vec<Event>, batch: &[Action]) {
     let (mut open, last) = after(events);
     assert_eq!(last, batch);
     assert!(open.is_ended());
-    for late in [
-        Event::TimedOut,
-        Event::ConsumerGone,
-        Event::ProviderAccepted,
-        frame(),
-    ] {
+    for late in [Event::TimedOut, Event::ConsumerGone, Event::ProviderAccepted, frame()] {
         assert_eq!(open.on(late), [], "nothing after the end");
     }
 }
@@ -126,10 +101,7 @@ fn a_stream_that_everyone_agrees_to_is_spliced_with_both_sides_modes() {
     let mut open = Open::new(consumer());
     let target: ServiceName = "svc".parse().unwrap();
     let method = "GET".to_owned();
-    let ask = Action::DecideCaller {
-        target: target.clone(),
-        method,
-    };
+    let ask = Action::DecideCaller { target: target.clone(), method };
     assert_eq!(open.on(frame()), [ask]);
     let caller = allowed(P2pMode::Required, RelayMode::Forward);
     let resolve = Action::Resolve { target };
@@ -152,34 +124,21 @@ fn a_stream_that_everyone_agrees_to_is_spliced_with_both_sides_modes() {
 
 #[test]
 fn stream_id_0_is_reserved_like_any_other() {
-    let unrecorded = Event::FrameRead(pb::OpenStream {
-        target_service: "svc".into(),
-        ..Default::default()
-    });
+    let unrecorded = Event::FrameRead(pb::OpenStream { target_service: "svc".into(), ..Default::default() });
     let mut events = until_resolved(&[1]);
     events[0] = unrecorded;
     events.push(Event::CalleeDecided(yes()));
     let (_, last) = after(events);
-    let expected = Action::Reserve {
-        stream_id: StreamId(0),
-        candidate: candidate(1),
-    };
+    let expected = Action::Reserve { stream_id: StreamId(0), candidate: candidate(1) };
     assert_eq!(last, [expected]);
 }
 
 #[test]
 fn a_malformed_service_name_or_frame_is_400() {
-    for (name, reason) in [
-        ("", "the service name is empty"),
-        (
-            "outrelay://acme/agent/x",
-            "the service name starts with outrelay:",
-        ),
-    ] {
-        let frame = Event::FrameRead(pb::OpenStream {
-            target_service: name.into(),
-            ..Default::default()
-        });
+    for (name, reason) in
+        [("", "the service name is empty"), ("outrelay://acme/agent/x", "the service name starts with outrelay:")]
+    {
+        let frame = Event::FrameRead(pb::OpenStream { target_service: name.into(), ..Default::default() });
         ends(vec![frame], &[rejected(RejectCode::BadRequest, reason)]);
     }
     let invalid = Event::FrameInvalid("PING is not OPEN_STREAM".into());
@@ -205,10 +164,7 @@ fn a_service_that_nobody_offers_is_404() {
 
 #[test]
 fn another_tenants_agent_is_no_provider_even_if_a_directory_says_so() {
-    let foreign = Candidate {
-        agent: agent("umbrella", 1),
-        generation: Generation(1),
-    };
+    let foreign = Candidate { agent: agent("umbrella", 1), generation: Generation(1) };
     let mut events = until_resolved(&[]);
     events[2] = Event::Resolved(vec![foreign.clone()]);
     let expected = rejected(RejectCode::NotFound, "no provider of svc");
@@ -292,10 +248,7 @@ fn the_deadline_is_502_at_every_step_and_gives_back_what_is_held() {
             2 => ("resolving the service", vec![]),
             3 => ("deciding the callee's side", vec![]),
             4 => ("reserving the stream id", vec![Action::Release]),
-            _ => (
-                "waiting for the provider's answer",
-                vec![Action::CloseProvider, Action::Release],
-            ),
+            _ => ("waiting for the provider's answer", vec![Action::CloseProvider, Action::Release]),
         };
         let reason = format!("timed out while {reason}");
         let mut batch = held;

@@ -10,11 +10,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
     (prop::bool::weighted(0.8), modes).prop_map(|(allow, (p2p, relay))| {
         let p2p_mode = P2pMode::from_code(p2p).unwrap();
         let relay_mode = RelayMode::from_code(relay).unwrap();
-        if allow {
-            allowed(p2p_mode, relay_mode)
-        } else {
-            no("rule")
-        }
+        if allow { allowed(p2p_mode, relay_mode) } else { no("rule") }
     })
 }
 
@@ -30,11 +26,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
 fn any_event() -> impl Strategy<Value = Event> {
     let name = prop_oneof![9 => Just("svc"), 1 => Just("no good")];
     let frame = (name, 0..3u64).prop_map(|(name, stream_id)| {
-        Event::FrameRead(pb::OpenStream {
-            target_service: name.into(),
-            method: "GET".into(),
-            stream_id,
-        })
+        Event::FrameRead(pb::OpenStream { target_service: name.into(), method: "GET".into(), stream_id })
     });
     prop_oneof![
         20 => frame,
@@ -122,13 +114,7 @@ impl Driver {
     }
 
     fn end(&mut self, end: Action) {
-        if let Action::Splice {
-            candidate,
-            p2p_mode,
-            relay_mode,
-            ..
-        } = &end
-        {
+        if let Action::Splice { candidate, p2p_mode, relay_mode, .. } = &end {
             assert_eq!(self.provider.as_ref(), Some(candidate), "who was asked");
             let (caller_p2p, caller_relay) = self.caller_modes.expect("the caller's side");
             let callee_p2p = self.callee_mode.expect("the callee's side");
@@ -152,9 +138,7 @@ fn run(events: impl IntoIterator<Item = Event>) -> Option<Action> {
         if !actions.is_empty() {
             driver.note(&event);
         }
-        actions
-            .into_iter()
-            .for_each(|action| driver.perform(action));
+        actions.into_iter().for_each(|action| driver.perform(action));
         assert_eq!(open.is_ended(), driver.end.is_some());
     }
     driver.end

@@ -11,23 +11,11 @@ use crate::core::glob::tests::naive;
 use crate::core::policy::explain;
 
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let patterns = || {
-        select(vec![
-            "", "a", "b", "ab", "*", "a*", "*b", "a*b", "**", "*a*",
-        ])
-    };
+    let patterns = || select(vec!["", "a", "b", "ab", "*", "a*", "*b", "a*b", "**", "*a*"]);
     let names = (select(vec!["t1", "t2"]), "[a-c]{1,2}");
     let texts = (patterns(), patterns(), patterns());
     let effects = select(vec![Effect::Allow, Effect::Deny]);
-    let expiries = select(vec![
-        0,
-        0,
-        0,
-        0,
-        NOW_UNIX_MS - 1,
-        NOW_UNIX_MS,
-        NOW_UNIX_MS + 1,
-    ]);
+    let expiries = select(vec![0, 0, 0, 0, NOW_UNIX_MS - 1, NOW_UNIX_MS, NOW_UNIX_MS + 1]);
     let modes = (0..3u32, 0..2u32);
     (names, texts, effects, expiries, modes).prop_map(
         |((owner, id), (caller, target, method), effect, expires_unix_ms, (p2p, relay))| Rule {
