@@ -424,7 +424,7 @@ mod tests {
         let absent = dir.path().join("absent");
         let broken = write("broken.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         let wrong = |cert: &Path, key: &Path, ca: &Path| {
-            let files = TlsFiles { cert: cert.into(), key: key.into(), ca: ca.into() };
+            let files = Tls { cert: cert.into(), key: key.into(), ca: ca.into() };
             let text = TlsMaterial::load(&files).unwrap_err().to_string();
             text.replace(&format!("{}/", dir.path().display()), "")
         };
@@ -440,6 +440,6 @@ mod tests {
         );
         assert_eq!(wrong(&broken, &key, &ca), "broken.crt: unusable certificate");
         assert_eq!(wrong(&cert, &key, &broken), "broken.crt: unusable certificate");
-        TlsMaterial::load(&TlsFiles { cert, key, ca }).unwrap();
+        TlsMaterial::load(&Tls { cert, key, ca }).unwrap();
     }
 }

@@ -150,7 +150,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::net::tls::{TlsFiles, TlsMaterial};
+    use crate::config::types::Tls;
+    use crate::net::tls::TlsMaterial;
 
     const RELAY: &str = "outrelay://acme/relay/r1";
     const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-0123456789ab";
@@ -178,7 +179,7 @@ mod tests {
         let expected = ["agent-web.crt", "agent-web.key", "ca.crt", "ca.key", "relay-r1.crt", "relay-r1.key"];
         assert_eq!(names(&dir), expected);
         for (pair, identity) in [(&relay, RELAY), (&agent, AGENT)] {
-            let files = TlsFiles { cert: pair.cert.clone(), key: pair.key.clone(), ca: ca.cert.clone() };
+            let files = Tls { cert: pair.cert.clone(), key: pair.key.clone(), ca: ca.cert.clone() };
             assert_eq!(TlsMaterial::load(&files).unwrap().identity().unwrap().as_str(), identity);
         }
         for pair in [&ca, &relay, &agent] {
