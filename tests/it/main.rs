@@ -4,8 +4,10 @@
 
 mod harness;
 
+mod admin;
 mod bulk;
 mod deadlines;
+mod docs;
 mod early_bytes;
 mod ends;
 mod extensions;
