@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 use x509_parser::parse_x509_certificate;
@@ -65,9 +65,7 @@ pub enum PkiError {
     #[error("`{0}` cannot stand in a certificate: only ASCII can")]
     Name(String),
     /// A name is no fit part of a file name.
-    #[error(
-        "`{0}` is no fit file name: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or digit"
-    )]
+    #[error("`{0}` is no fit file name: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or digit")]
     FileName(String),
     /// A validity of no days, or of more than a certificate can say.
     #[error("a certificate cannot be valid for {0} days")]
@@ -93,10 +91,7 @@ impl Validity {
         let not_after = now.checked_add(time::Duration::days(i64::from(days)));
         match not_after {
             // X.509 dates end with the year 9999, and so does the type.
-            Some(not_after) if days > 0 => Ok(Self {
-                not_before: now - CLOCK_SKEW,
-                not_after,
-            }),
+            Some(not_after) if days > 0 => Ok(Self { not_before: now - CLOCK_SKEW, not_after }),
             _ => Err(PkiError::Days(days)),
         }
     }
@@ -120,28 +115,14 @@ impl CertSpec {
     #[must_use]
     pub fn relay(uri: &RelayUri, dns: &[&str], validity: Validity) -> Self {
         let mut names = vec![LOCALHOST.to_owned()];
-        names.extend(
-            dns.iter()
-                .filter(|name| **name != LOCALHOST)
-                .map(|name| (*name).to_owned()),
-        );
-        Self {
-            name: uri.id().as_str().to_owned(),
-            uris: vec![uri.as_str().to_owned()],
-            dns: names,
-            validity,
-        }
+        names.extend(dns.iter().filter(|name| **name != LOCALHOST).map(|name| (*name).to_owned()));
+        Self { name: uri.id().as_str().to_owned(), uris: vec![uri.as_str().to_owned()], dns: names, validity }
     }
 
     /// What an agent's certificate says.
     #[must_use]
     pub fn agent(uri: &AgentUri, validity: Validity) -> Self {
-        Self {
-            name: uri.uuid().to_owned(),
-            uris: vec![uri.as_str().to_owned()],
-            dns: Vec::new(),
-            validity,
-        }
+        Self { name: uri.uuid().to_owned(), uris: vec![uri.as_str().to_owned()], dns: Vec::new(), validity }
     }
 }
 
@@ -156,9 +137,7 @@ pub struct Issued {
 
 impl std::fmt::Debug for Issued {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Issued")
-            .field("cert_pem", &self.cert_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("Issued").field("cert_pem", &self.cert_pem).finish_non_exhaustive()
     }
 }
 
@@ -171,9 +150,7 @@ pub struct Ca {
 
 impl std::fmt::Debug for Ca {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ca")
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
+        f.debug_struct("Ca").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -196,11 +173,7 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let cert_pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            cert_pem,
-            not_after: validity.not_after,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), cert_pem, not_after: validity.not_after })
     }
 
     /// The CA whose `ca.crt` and `ca.key` lie in `dir`.
@@ -216,37 +189,23 @@ impl Ca {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn load_files(cert: &Path, key: &Path) -> Result<Self, PkiError> {
-        let unusable = |path: &Path, what: String| PkiError::UnusableCa {
-            file: path.display().to_string(),
-            what,
-        };
+        let unusable = |path: &Path, what: String| PkiError::UnusableCa { file: path.display().to_string(), what };
         let cert_pem = files::read(cert)?;
         let key_pem = files::read(key)?;
-        let key_pair = KeyPair::from_pem(&key_pem)
-            .map_err(|_| unusable(key, "no usable private key in it".into()))?;
-        let (_, block) = parse_x509_pem(cert_pem.as_bytes())
-            .map_err(|_| unusable(cert, "no certificate in it".into()))?;
+        let key_pair = KeyPair::from_pem(&key_pem).map_err(|_| unusable(key, "no usable private key in it".into()))?;
+        let (_, block) =
+            parse_x509_pem(cert_pem.as_bytes()).map_err(|_| unusable(cert, "no certificate in it".into()))?;
         let (_, parsed) = parse_x509_certificate(&block.contents)
             .map_err(|error| unusable(cert, format!("unreadable certificate: {error}")))?;
         if !parsed.is_ca() {
             return Err(unusable(cert, "not a CA certificate".into()));
         }
         if parsed.public_key().subject_public_key.data.as_ref() != key_pair.public_key_raw() {
-            return Err(unusable(
-                key,
-                format!(
-                    "the private key does not match the certificate in {}",
-                    cert.display()
-                ),
-            ));
+            return Err(unusable(key, format!("the private key does not match the certificate in {}", cert.display())));
         }
         let not_after = parsed.validity().not_after.to_datetime();
         let issuer = Issuer::from_ca_cert_der(&block.contents.as_slice().into(), key_pair)?;
-        Ok(Self {
-            issuer,
-            cert_pem,
-            not_after,
-        })
+        Ok(Self { issuer, cert_pem, not_after })
     }
 
     /// The CA's certificate.
@@ -282,16 +241,10 @@ impl Ca {
     /// # Errors
     /// When a name cannot stand in a certificate.
     pub fn issue(&self, spec: &CertSpec) -> Result<Issued, PkiError> {
-        let validity = Validity {
-            not_after: spec.validity.not_after.min(self.not_after),
-            ..spec.validity
-        };
+        let validity = Validity { not_after: spec.validity.not_after.min(self.not_after), ..spec.validity };
         let mut params = params(&spec.name, validity);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         for uri in &spec.uris {
             params.subject_alt_names.push(SanType::URI(ascii(uri)?));
@@ -304,10 +257,7 @@ impl Ca {
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let cert_pem = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Issued {
-            cert_pem,
-            key_pem: key.serialize_pem(),
-        })
+        Ok(Issued { cert_pem, key_pem: key.serialize_pem() })
     }
 }
 
@@ -322,4 +272,97 @@ fn params(name: &str, validity: Validity) -> CertificateParams {
 
 fn ascii(text: &str) -> Result<Ia5String, PkiError> {
     Ia5String::try_from(text).map_err(|_| PkiError::Name(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::extensions::GeneralName;
+
+    use super::*;
+
+    const RELAY: &str = "outrelay://acme/relay/r1";
+    const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-0123456789ab";
+
+    fn parsed<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
+        let (_, block) = parse_x509_pem(pem.as_bytes()).unwrap();
+        look(&block.parse_x509().unwrap())
+    }
+
+    fn names(pem: &str) -> Vec<String> {
+        parsed(pem, |certificate| {
+            let names = certificate.subject_alternative_name().unwrap();
+            names
+                .iter()
+                .flat_map(|names| &names.value.general_names)
+                .map(|name| match name {
+                    GeneralName::URI(uri) => format!("uri {uri}"),
+                    GeneralName::DNSName(name) => format!("dns {name}"),
+                    GeneralName::IPAddress(bytes) => format!("ip {bytes:?}"),
+                    other => format!("{other:?}"),
+                })
+                .collect()
+        })
+    }
+
+    #[test]
+    fn a_ca_may_sign_leaves_and_no_further_ca() {
+        let ca = Ca::generate().unwrap();
+        parsed(ca.cert_pem(), |certificate| {
+            let constraints = certificate.basic_constraints().unwrap().unwrap();
+            assert!(constraints.critical && constraints.value.ca);
+            assert_eq!(constraints.value.path_len_constraint, Some(0));
+            assert!(certificate.key_usage().unwrap().unwrap().value.key_cert_sign());
+        });
+    }
+
+    #[test]
+    fn a_relay_certificate_carries_localhost_once_and_the_names_that_were_asked_for() {
+        let ca = Ca::generate().unwrap();
+        let relay = ca.relay(&RELAY.parse().unwrap(), &["localhost", "relay.example", "10.0.0.1"]).unwrap();
+        assert_eq!(
+            names(&relay.cert_pem),
+            [&format!("uri {RELAY}"), "dns localhost", "dns relay.example", "ip [10, 0, 0, 1]"]
+        );
+    }
+
+    #[test]
+    fn leaves_serve_as_server_and_client_and_are_signed_by_the_ca() {
+        let ca = Ca::generate().unwrap();
+        let agent = ca.agent(&AGENT.parse().unwrap()).unwrap();
+        assert_eq!(names(&agent.cert_pem), [format!("uri {AGENT}")]);
+        parsed(ca.cert_pem(), |issuer| {
+            parsed(&agent.cert_pem, |leaf| {
+                let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+                assert!(usage.server_auth && usage.client_auth && !leaf.is_ca());
+                assert_eq!(leaf.issuer(), issuer.subject());
+                let now = OffsetDateTime::now_utc();
+                let validity = leaf.validity();
+                assert!(validity.not_before.to_datetime() < now - time::Duration::minutes(4));
+                let days = (validity.not_after.to_datetime() - now).whole_days();
+                assert!((364..=365).contains(&days), "{days}");
+            });
+        });
+    }
+
+    #[test]
+    fn a_leaf_does_not_outlive_its_ca() {
+        let validity = Validity::days(1).unwrap();
+        let ca = Ca::generate_for(validity).unwrap();
+        let leaf = ca.agent(&AGENT.parse().unwrap()).unwrap();
+        let not_after = parsed(&leaf.cert_pem, |leaf| leaf.validity().not_after.timestamp());
+        assert_eq!(not_after, validity.not_after.unix_timestamp());
+    }
+
+    #[test]
+    fn a_validity_that_cannot_be_said_is_refused() {
+        assert!(matches!(Validity::days(0), Err(PkiError::Days(0))));
+        assert!(matches!(Validity::days(u32::MAX), Err(PkiError::Days(u32::MAX))));
+    }
+
+    #[test]
+    fn a_key_is_not_shown_by_debug() {
+        let issued = Ca::generate().unwrap().agent(&AGENT.parse().unwrap()).unwrap();
+        assert!(!format!("{issued:?}").contains("PRIVATE"));
+    }
 }

@@ -1,4 +1,29 @@
-//! The relay on its supervision tree.
+//! The relay: a vault, and a supervision tree over it.
+//!
+//! [`tree`] is the table of children. Data only goes forward: `quic_listener` → `connection` (HELLO) → `handshake`
+//! (policy, registry, the provider's answer) → `splice`. TLS happens in the [vault](crate::vault::arrivals), so
+//! that a listener may die meanwhile.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::config::relay::RelayConfig;
+use crate::core::identity::{Identity, RelayUri};
+use crate::net::{quic, tls};
+use crate::supervise::fault::{self, Fault};
+use crate::supervise::node::Node;
+use crate::supervise::one_for_one;
+use crate::supervise::report::{self, Report};
+use crate::vault::Vault;
+use crate::vault::arrivals::Arrivals;
+use crate::vault::audit::AuditQueue;
+use crate::vault::connections::Connections;
+use crate::vault::policy::PolicyStore;
+use crate::vault::streams::StreamIndex;
 
 pub mod admin;
 pub mod audit;
@@ -7,3 +32,152 @@ pub mod policy;
 pub mod registry;
 pub mod splices;
 pub mod tree;
+
+/// How long closed connections get to tell their peers, once the tree has stopped.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why a relay did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its certificate, key or CA cannot be used.
+    #[error("TLS")]
+    Tls(#[from] tls::TlsError),
+    /// Its certificate names something else than the configuration.
+    #[error("the certificate says {certificate}, but the configuration says {configured}")]
+    Identity {
+        /// From the certificate's URI SAN.
+        certificate: String,
+        /// From `id` and `region`.
+        configured: RelayUri,
+    },
+    /// `id` or `region` is no label.
+    #[error("the relay's identity")]
+    Name(#[from] crate::core::identity::IdentityError),
+    /// The UDP socket cannot be had.
+    #[error("cannot listen on udp {addr}")]
+    Bind {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A fixed child did not start.
+    #[error("the supervision tree")]
+    Tree(#[from] ractor::SpawnErr),
+}
+
+/// A running relay. Dropping it kills the tree; [`Relay::shutdown`] ends it in order.
+pub struct Relay {
+    vault: Arc<Vault>,
+    root: Arc<Node>,
+    ended: JoinHandle<()>,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Relay({})", self.vault.relay)
+    }
+}
+
+impl Relay {
+    /// Binds, loads the rules, and starts the tree.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving; nothing runs then.
+    pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
+        let material = tls::TlsMaterial::load(&config.tls)?;
+        let relay = config.uri()?;
+        match material.identity() {
+            Ok(Identity::Relay(certified)) if certified == relay => {}
+            Ok(other) => return Err(StartError::Identity { certificate: other.to_string(), configured: relay }),
+            Err(error) => return Err(StartError::Identity { certificate: error.to_string(), configured: relay }),
+        }
+        let server = tls::server_config(&material, &[tls::ALPN_ORP])?;
+        let endpoint = quic::bind(config.listen, &config.quic, Some(server))
+            .map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        let vault = Arc::new(Vault {
+            relay,
+            endpoint,
+            policy: PolicyStore::default(),
+            audit: AuditQueue::new(config.limits.audit_queue),
+            streams: StreamIndex::default(),
+            connections: Connections::default(),
+            arrivals: Arrivals::new(config.limits.half_open_handshakes),
+            config,
+        });
+        let args = tree::root(&vault);
+        let root = Arc::clone(args.slot.node());
+        match one_for_one::start_root(args).await {
+            Ok(ended) => Ok(Self { vault, root, ended }),
+            Err(error) => {
+                vault.endpoint.close(0_u32.into(), b"the relay did not start");
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Where it listens for QUIC.
+    ///
+    /// # Errors
+    /// When the socket does not say.
+    pub fn quic_addr(&self) -> std::io::Result<SocketAddr> {
+        self.vault.endpoint.local_addr()
+    }
+
+    /// What outlives its actors.
+    #[must_use]
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// The live tree.
+    #[must_use]
+    pub fn tree(&self) -> Report {
+        Report::of(&self.root)
+    }
+
+    /// Does `fault` to the actor that `selector` names.
+    ///
+    /// # Errors
+    /// A sentence: no such actor, several, or it does not run.
+    pub async fn inject(&self, selector: &str, fault: Fault) -> Result<(), String> {
+        let node = report::find(&self.root, selector)?;
+        fault::inject(&node, fault).await.map_err(|error| error.to_string())
+    }
+
+    /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
+    /// The result says why.
+    pub async fn failed(&mut self) -> String {
+        if let Err(error) = (&mut self.ended).await {
+            return format!("the root's task: {error}");
+        }
+        self.farewell().await;
+        self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
+    }
+
+    /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
+    /// still run are reset.
+    pub async fn shutdown(mut self) {
+        self.root.stop();
+        if let Err(error) = (&mut self.ended).await {
+            tracing::error!(%error, "the root ended badly");
+        }
+        self.farewell().await;
+    }
+
+    async fn farewell(&self) {
+        self.vault.arrivals.abort();
+        self.vault.endpoint.close(0_u32.into(), b"the relay is stopping");
+        if tokio::time::timeout(FAREWELL, self.vault.endpoint.wait_idle()).await.is_err() {
+            tracing::warn!(within = ?FAREWELL, "some peers did not hear that the relay stops");
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.root.kill();
+        self.vault.endpoint.close(0_u32.into(), b"the relay is gone");
+    }
+}

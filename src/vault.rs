@@ -1,6 +1,51 @@
-//! What outlives actors.
+//! What outlives actors: plain data behind one `Arc`, owned by whoever started the relay.
+//!
+//! Actors are behaviour and may die at any await point. Whatever must not die with them is here, each part with a
+//! small interface of its own:
+//!
+//! | file | what it keeps | who writes it |
+//! |---|---|---|
+//! | [`policy`] | the published rules | the policy actor |
+//! | [`audit`] | decisions not recorded yet, bounded | handshakes push, the audit actor takes |
+//! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
+//! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
+//! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
+//! | [`control_writer`] | the queue and task that write one control stream, whole frames only | everyone sends |
 
+use std::fmt;
+
+use crate::config::relay::RelayConfig;
+use crate::core::identity::RelayUri;
+
+pub mod arrivals;
 pub mod audit;
 pub mod connections;
+pub mod control_writer;
 pub mod policy;
 pub mod streams;
+
+/// See the module's documentation.
+pub struct Vault {
+    /// This relay's identity, from its certificate.
+    pub relay: RelayUri,
+    /// The configuration it was started with.
+    pub config: RelayConfig,
+    /// The QUIC endpoint: its sockets stay open while listeners come and go.
+    pub endpoint: quinn::Endpoint,
+    /// The published rules.
+    pub policy: policy::PolicyStore,
+    /// Decisions not recorded yet.
+    pub audit: audit::AuditQueue,
+    /// Who may act on which stream.
+    pub streams: streams::StreamIndex,
+    /// Established agent connections.
+    pub connections: connections::Connections,
+    /// TLS handshakes in progress.
+    pub arrivals: arrivals::Arrivals,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vault({})", self.relay)
+    }
+}

@@ -1,1 +1,134 @@
-//! (to be written)
+//! The admin socket's server side: a unix socket of mode 0600, JSON lines in and out.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
+
+/// Clients served at once; the next one waits to be accepted.
+const CLIENTS: usize = 32;
+/// How long a client may take to read a reply.
+const REPLY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A bound socket. Its file is removed with it, unless another socket has taken the path meanwhile.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "admin socket stays behind");
+        }
+    }
+}
+
+/// Refuses a path at which a live process listens, or at which something stands that is no socket.
+///
+/// # Errors
+/// `AddrInUse` or `AlreadyExists`, with the path.
+pub fn check_free(path: &Path) -> io::Result<()> {
+    let Ok(file) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !file.file_type().is_socket() {
+        let why = format!("{} exists and is no socket", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let why = format!("another process listens on {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    }
+    Ok(())
+}
+
+/// Binds `path`, replacing the socket file of an earlier life. Only the owner can ever connect: the file gets its
+/// mode before it gets its name.
+///
+/// # Errors
+/// When the directory does not exist or cannot be written; the message names the path.
+pub fn bind(path: &Path) -> io::Result<AdminSocket> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    if let Err(error) = std::fs::remove_file(&temporary)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(named(error));
+    }
+    let listener = UnixListener::bind(&temporary).map_err(named)?;
+    let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::symlink_metadata(&temporary))
+        .and_then(|file| std::fs::rename(&temporary, path).map(|()| file.ino()));
+    match placed {
+        Ok(inode) => Ok(AdminSocket { listener, path: path.to_owned(), inode }),
+        Err(error) => {
+            if let Err(left) = std::fs::remove_file(&temporary) {
+                tracing::debug!(%left, "temporary admin socket stays behind");
+            }
+            Err(named(error))
+        }
+    }
+}
+
+/// Serves clients until the socket fails; the failure is the result. Dropping the future ends every client.
+pub async fn serve<F, A>(socket: AdminSocket, answer: F) -> io::Error
+where
+    F: Fn(Request) -> A + Send + Sync + 'static,
+    A: Future<Output = Reply> + Send + 'static,
+{
+    let answer = Arc::new(answer);
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return io::Error::other("the client limit is closed");
+        };
+        let client = match socket.listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => return error,
+        };
+        let answer = Arc::clone(&answer);
+        clients.spawn(async move {
+            if let Err(error) = serve_client(client, answer.as_ref()).await {
+                tracing::debug!(%error, "admin client");
+            }
+            drop(place);
+        });
+        while clients.try_join_next().is_some() {}
+    }
+}
+
+async fn serve_client<F, A>(client: UnixStream, answer: &F) -> io::Result<()>
+where
+    F: Fn(Request) -> A,
+    A: Future<Output = Reply>,
+{
+    let (read, mut write) = client.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        // A line that is too long, or has no end, is the last one: where the next begins is not known.
+        let (reply, last) = match read_line(&mut read, REQUEST_MAX_BYTES).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(line)) => match Request::from_line(&line) {
+                Ok(request) => (answer(request).await, false),
+                Err(why) => (Reply::Refused(why), false),
+            },
+            Err(error) => (Reply::Refused(error.to_string()), true),
+        };
+        tokio::time::timeout(REPLY_DEADLINE, write.write_all(&reply.to_line())).await??;
+        if last {
+            return Ok(());
+        }
+    }
+}

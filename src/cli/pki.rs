@@ -47,14 +47,7 @@ pub struct CommonArgs {
 
 impl CommonArgs {
     fn options(&self) -> Options {
-        Options {
-            days: self.days,
-            existing: if self.force {
-                Existing::Replace
-            } else {
-                Existing::Keep
-            },
-        }
+        Options { days: self.days, existing: if self.force { Existing::Replace } else { Existing::Keep } }
     }
 }
 
@@ -118,22 +111,13 @@ pub fn run(args: &PkiArgs) -> anyhow::Result<()> {
         PkiCommand::Relay(relay) => {
             let uri = RelayUri::new(&relay.region, &relay.id);
             let dns: Vec<&str> = relay.dns.iter().map(String::as_str).collect();
-            let written =
-                files::issue_relay(&relay.common.dir, &uri, &dns, &relay.common.options())?;
+            let written = files::issue_relay(&relay.common.dir, &uri, &dns, &relay.common.options())?;
             report(&relay.common, Some(uri.as_str()), &written)
         }
         PkiCommand::Agent(agent) => {
-            let uuid = agent
-                .uuid
-                .clone()
-                .unwrap_or_else(|| Uuid::now_v7().to_string());
+            let uuid = agent.uuid.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
             let uri = AgentUri::new(&agent.tenant, &uuid)?;
-            let written = files::issue_agent(
-                &agent.common.dir,
-                &agent.name,
-                &uri,
-                &agent.common.options(),
-            )?;
+            let written = files::issue_agent(&agent.common.dir, &agent.name, &uri, &agent.common.options())?;
             report(&agent.common, Some(uri.as_str()), &written)
         }
     }
@@ -150,11 +134,47 @@ fn report(common: &CommonArgs, uri: Option<&str>, written: &Written) -> anyhow::
     if let Some(uri) = uri {
         writeln!(stdout, "{uri}")?;
     }
-    writeln!(
-        std::io::stderr(),
-        "written: {}, {}",
-        written.cert.display(),
-        written.key.display()
-    )?;
+    writeln!(std::io::stderr(), "written: {}, {}", written.cert.display(), written.key.display())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        pki: PkiArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<PkiArgs, clap::Error> {
+        Cli::try_parse_from(std::iter::once("pki").chain(args.iter().copied())).map(|cli| cli.pki)
+    }
+
+    #[test]
+    fn the_documented_commands_make_the_documented_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        run(&parse(&["init", path]).unwrap()).unwrap();
+        run(&parse(&["relay", path, "--region", "acme", "--id", "r1", "--dns", "a.example", "--dns", "b.example"])
+            .unwrap())
+        .unwrap();
+        run(&parse(&["agent", path, "--tenant", "acme", "--name", "web"]).unwrap()).unwrap();
+        for file in ["ca.crt", "ca.key", "relay-r1.crt", "relay-r1.key", "agent-web.crt", "agent-web.key"] {
+            assert!(dir.path().join(file).is_file(), "{file}");
+        }
+        let again = run(&parse(&["init", path]).unwrap()).unwrap_err().to_string();
+        assert!(again.contains("ca.crt: exists already (--force replaces it)"), "{again}");
+        run(&parse(&["init", path, "--force", "--days", "30", "--json"]).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn names_that_break_a_rule_are_usage_errors() {
+        assert!(parse(&["relay", "d", "--region", "Acme", "--id", "r1"]).is_err());
+        assert!(parse(&["relay", "d", "--region", "acme", "--id", "r/1"]).is_err());
+        assert!(parse(&["agent", "d", "--tenant", "acme", "--name", "web", "--uuid", "no"]).is_err());
+    }
 }

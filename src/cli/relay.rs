@@ -1,1 +1,131 @@
-//! (to be written)
+//! `outrelay relay`: the relay service.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::stop::StopSignals;
+use crate::admin::server;
+use crate::clock::now_unix_ms;
+use crate::config::Problems;
+use crate::config::layers::Overlay;
+use crate::config::relay::RelayConfig;
+use crate::config::types::LogFormat;
+use crate::directory::embedded::Embedded;
+use crate::relay::Relay;
+use crate::telemetry;
+
+/// Runs the relay service until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+pub struct RelayArgs {
+    /// Configuration file (TOML); a flag wins over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The relay's name, the last part of its certificate's URI
+    #[arg(long)]
+    id: Option<String>,
+    /// The relay's region, the first part of its certificate's URI
+    #[arg(long)]
+    region: Option<String>,
+    /// UDP address for QUIC; port 0 takes a free one [default: 0.0.0.0:7443]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    cert: Option<String>,
+    /// Private key (PEM)
+    #[arg(long, value_name = "FILE")]
+    key: Option<String>,
+    /// Certificate authority of the deployment (PEM)
+    #[arg(long, value_name = "FILE")]
+    ca: Option<String>,
+    /// Rules (TOML); without them every open is denied
+    #[arg(long, value_name = "FILE")]
+    rules: Option<String>,
+    /// File to which every decision is appended as a JSON line
+    #[arg(long, value_name = "FILE")]
+    audit: Option<String>,
+    /// Path of the admin socket
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<String>,
+    /// File that gets the bound addresses as JSON once the relay listens
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<String>,
+    /// Format of the log on standard error
+    #[arg(long, value_enum)]
+    log: Option<LogFormat>,
+    /// Any configuration key, such as limits.open=20s; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl RelayArgs {
+    fn load(&self) -> Result<RelayConfig, Problems> {
+        let log = self.log.map(|format| match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        });
+        let flags = [
+            Overlay::optional("--id", "id", self.id.as_ref()),
+            Overlay::optional("--region", "region", self.region.as_ref()),
+            Overlay::optional("--listen", "listen", self.listen.as_ref()),
+            Overlay::optional("--cert", "tls.cert", self.cert.as_ref()),
+            Overlay::optional("--key", "tls.key", self.key.as_ref()),
+            Overlay::optional("--ca", "tls.ca", self.ca.as_ref()),
+            Overlay::optional("--rules", "directory.rules", self.rules.as_ref()),
+            Overlay::optional("--audit", "directory.audit", self.audit.as_ref()),
+            Overlay::optional("--admin-socket", "admin.socket", self.admin_socket.as_ref()),
+            Overlay::optional("--ready-file", "ready_file", self.ready_file.as_ref()),
+            Overlay::optional("--log", "log.format", log.as_ref()),
+        ];
+        let set = self.set.iter().map(|assignment| Overlay::set(assignment));
+        let overlays: Vec<_> = set.chain(flags.into_iter().flatten()).collect();
+        let config = RelayConfig::load(self.config.as_deref(), &overlays)?;
+        // Rules are configuration: a bad file is said before anything starts.
+        Embedded::from(&config.directory).load_rules(now_unix_ms())?;
+        Ok(config)
+    }
+}
+
+/// Runs the relay.
+///
+/// # Errors
+/// Configuration problems as [`Problems`]; anything else that keeps it from running.
+pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
+    let config = args.load()?;
+    telemetry::init(&config.log)?;
+    let mut signals = StopSignals::new()?;
+    if let Some(socket) = &config.admin.socket {
+        server::check_free(socket)?;
+    }
+    let ready_file = config.ready_file.clone();
+    let mut relay = Relay::start(config).await?;
+    let quic = relay.quic_addr()?;
+    let admin = relay.vault().config.admin.socket.clone();
+    tracing::info!(relay = %relay.vault().relay, %quic, admin = ?admin, "listening");
+    if let Some(file) = &ready_file {
+        write_ready(file, quic, admin.as_deref())?;
+    }
+    tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping");
+            relay.shutdown().await;
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        why = relay.failed() => {
+            tracing::error!(%why, "the supervision tree has failed");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Written beside and renamed, so that a reader never sees half of it.
+fn write_ready(file: &Path, quic: std::net::SocketAddr, admin: Option<&Path>) -> anyhow::Result<()> {
+    let ready = serde_json::json!({ "quic": quic, "admin": admin, "pid": std::process::id() });
+    let beside = file.with_extension("tmp");
+    std::fs::write(&beside, format!("{ready}\n"))
+        .and_then(|()| std::fs::rename(&beside, file))
+        .with_context(|| format!("ready file {}", file.display()))
+}

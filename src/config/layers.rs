@@ -154,14 +154,20 @@ impl Origins {
             return None;
         }
         let written = invalid.keys.iter().find_map(|key| self.source(key));
-        let source = written.or(invalid.flag).unwrap_or("the defaults");
         let key = invalid.keys.first().map(String::as_str).unwrap_or_default();
+        let source = written.or(invalid.flag).or_else(|| self.section(key)).unwrap_or("the defaults");
         let what = if invalid.what.contains(&format!("`{key}`")) {
             invalid.what.clone()
         } else {
             format!("`{key}`: {}", invalid.what)
         };
         Some(Problem::new(source, what))
+    }
+
+    /// Where something else of the section of `key` was written: it is at odds with what `key` is by default.
+    fn section(&self, key: &str) -> Option<&str> {
+        let (section, _) = key.rsplit_once('.')?;
+        self.by_key.iter().find(|(known, _)| is_within(known, section)).map(|(_, source)| source.as_str())
     }
 
     /// Where `key`, or else what it is part of, was written. A whole section says nothing about a key that is not in it.
@@ -264,6 +270,16 @@ mod tests {
         let problems = relay(text, &[]).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(problems[0].starts_with("relay.toml:3: `tls.cert`: invalid type"), "{problems:#?}");
+    }
+
+    #[test]
+    fn a_default_that_a_written_value_contradicts_is_located_by_its_section() {
+        let problems = relay(GOOD, &[Overlay::set("quic.connection_window_bytes=65536")]).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(
+            problems[0].starts_with("--set quic.connection_window_bytes: `quic.stream_window_bytes`: "),
+            "{problems:#?}"
+        );
     }
 
     #[test]

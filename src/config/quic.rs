@@ -11,15 +11,18 @@ const LARGEST_MTU: u16 = 65_527;
 /// The largest number QUIC can say.
 const VARINT_MAX: u64 = (1 << 62) - 1;
 
-/// Settings of the QUIC transport. Sizes are in bytes.
+/// Settings of the QUIC transport. Sizes are in bytes; their keys say so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuicConfig {
     /// What a peer may send on one stream before it was read.
+    #[serde(rename = "stream_window_bytes")]
     pub stream_window: u64,
     /// What a peer may send on all streams of a connection before it was read.
+    #[serde(rename = "connection_window_bytes")]
     pub connection_window: u64,
     /// What is kept for one connection until its peer has acknowledged it.
+    #[serde(rename = "send_window_bytes")]
     pub send_window: u64,
     /// How many streams a peer may have open at first; raised while the connection lives when they are used.
     pub streams_initial: u32,
@@ -30,10 +33,13 @@ pub struct QuicConfig {
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
     /// UDP payload used before the path was probed.
+    #[serde(rename = "initial_mtu_bytes")]
     pub initial_mtu: u16,
     /// UDP payload up to which the path is probed.
+    #[serde(rename = "max_mtu_bytes")]
     pub max_mtu: u16,
     /// Size asked of the kernel for the UDP socket's receive and send buffers.
+    #[serde(rename = "socket_buffer_bytes")]
     pub socket_buffer: usize,
 }
 
@@ -59,43 +65,33 @@ impl QuicConfig {
     pub fn validate(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
         let windows = [
-            ("stream_window", self.stream_window),
-            ("connection_window", self.connection_window),
-            ("send_window", self.send_window),
+            ("stream_window_bytes", self.stream_window),
+            ("connection_window_bytes", self.connection_window),
+            ("send_window_bytes", self.send_window),
         ];
         for (key, bytes) in windows {
             if !(16 * 1024..=VARINT_MAX).contains(&bytes) {
-                problems.push((
-                    key,
-                    format!("must be 16384 to {VARINT_MAX} bytes, is {bytes}"),
-                ));
+                problems.push((key, format!("must be 16384 to {VARINT_MAX} bytes, is {bytes}")));
             }
         }
         if self.stream_window > self.connection_window {
             problems.push((
-                "stream_window",
+                "stream_window_bytes",
                 format!(
-                    "must not be above connection_window ({}), is {}",
+                    "must not be above connection_window_bytes ({}), is {}",
                     self.connection_window, self.stream_window
                 ),
             ));
         }
         if self.streams_initial == 0 {
-            problems.push((
-                "streams_initial",
-                "must be at least 1: the first stream is the control stream".to_owned(),
-            ));
+            problems.push(("streams_initial", "must be at least 1: the first stream is the control stream".to_owned()));
         }
         self.validate_times(&mut problems);
         self.validate_mtu(&mut problems);
         if self.socket_buffer > i32::MAX as usize {
             problems.push((
-                "socket_buffer",
-                format!(
-                    "must be at most {} bytes, is {}",
-                    i32::MAX,
-                    self.socket_buffer
-                ),
+                "socket_buffer_bytes",
+                format!("must be at most {} bytes, is {}", i32::MAX, self.socket_buffer),
             ));
         }
         problems
@@ -106,10 +102,7 @@ impl QuicConfig {
         if self.idle_timeout < Duration::from_millis(100) || self.idle_timeout > longest {
             problems.push((
                 "idle_timeout",
-                format!(
-                    "must be 100ms to 24h, is {}",
-                    humantime::format_duration(self.idle_timeout)
-                ),
+                format!("must be 100ms to 24h, is {}", humantime::format_duration(self.idle_timeout)),
             ));
         }
         if self.keep_alive.is_zero() || self.keep_alive >= self.idle_timeout {
@@ -125,21 +118,15 @@ impl QuicConfig {
     }
 
     fn validate_mtu(&self, problems: &mut Vec<(&'static str, String)>) {
-        for (key, bytes) in [("initial_mtu", self.initial_mtu), ("max_mtu", self.max_mtu)] {
+        for (key, bytes) in [("initial_mtu_bytes", self.initial_mtu), ("max_mtu_bytes", self.max_mtu)] {
             if !(SMALLEST_MTU..=LARGEST_MTU).contains(&bytes) {
-                problems.push((
-                    key,
-                    format!("must be {SMALLEST_MTU} to {LARGEST_MTU} bytes, is {bytes}"),
-                ));
+                problems.push((key, format!("must be {SMALLEST_MTU} to {LARGEST_MTU} bytes, is {bytes}")));
             }
         }
         if self.initial_mtu > self.max_mtu {
             problems.push((
-                "initial_mtu",
-                format!(
-                    "must not be above max_mtu ({}), is {}",
-                    self.max_mtu, self.initial_mtu
-                ),
+                "initial_mtu_bytes",
+                format!("must not be above max_mtu_bytes ({}), is {}", self.max_mtu, self.initial_mtu),
             ));
         }
     }
@@ -169,13 +156,13 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "send_window",
-                "stream_window",
+                "send_window_bytes",
+                "stream_window_bytes",
                 "streams_initial",
                 "keep_alive",
-                "initial_mtu",
-                "max_mtu",
-                "initial_mtu"
+                "initial_mtu_bytes",
+                "max_mtu_bytes",
+                "initial_mtu_bytes"
             ]
         );
     }
@@ -183,13 +170,7 @@ mod tests {
     #[test]
     fn missing_keys_take_their_defaults_and_unknown_ones_are_refused() {
         let config: QuicConfig = toml::from_str("idle_timeout = \"30s\"").unwrap();
-        assert_eq!(
-            config,
-            QuicConfig {
-                idle_timeout: Duration::from_secs(30),
-                ..QuicConfig::default()
-            }
-        );
+        assert_eq!(config, QuicConfig { idle_timeout: Duration::from_secs(30), ..QuicConfig::default() });
         let error = toml::from_str::<QuicConfig>("idle_time = \"30s\"").unwrap_err();
         assert!(error.to_string().contains("idle_time"), "{error}");
     }

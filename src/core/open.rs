@@ -166,13 +166,7 @@ impl Open {
     /// Waits for [`Event::FrameRead`] on a fresh stream of `consumer`.
     #[must_use]
     pub fn new(consumer: AgentUri) -> Self {
-        Self {
-            consumer,
-            step: Step::Frame,
-            waiting: VecDeque::new(),
-            denied: None,
-            unavailable: None,
-        }
+        Self { consumer, step: Step::Frame, waiting: VecDeque::new(), denied: None, unavailable: None }
     }
 
     /// Whether the last action was the end; from then on every event is ignored.
@@ -211,18 +205,12 @@ impl Open {
             (Step::Frame, Event::FrameInvalid(why)) => {
                 vec![reject(RejectCode::BadRequest, quoted(&why))]
             }
-            (Step::CallerPolicy(request), Event::CallerDecided(verdict)) => {
-                self.on_caller_decided(request, &verdict)
-            }
-            (Step::Resolution(request), Event::Resolved(candidates)) => {
-                self.on_resolved(request, candidates)
-            }
+            (Step::CallerPolicy(request), Event::CallerDecided(verdict)) => self.on_caller_decided(request, &verdict),
+            (Step::Resolution(request), Event::Resolved(candidates)) => self.on_resolved(request, candidates),
             (Step::CalleePolicy(request, candidate), Event::CalleeDecided(verdict)) => {
                 self.on_callee_decided(request, candidate, &verdict)
             }
-            (Step::Reservation(request, attempt), Event::Reserved) => {
-                self.on_reserved(request, attempt)
-            }
+            (Step::Reservation(request, attempt), Event::Reserved) => self.on_reserved(request, attempt),
             (Step::Reservation(request, _), Event::ReserveConflict) => {
                 let id = request.stream_id;
                 let reason = format!("stream id {id} is in use between other agents");
@@ -253,10 +241,7 @@ impl Open {
             Ok(target) => target,
             Err(error) => return vec![reject(RejectCode::BadRequest, error.to_string())],
         };
-        let ask = Action::DecideCaller {
-            target: target.clone(),
-            method: frame.method.clone(),
-        };
+        let ask = Action::DecideCaller { target: target.clone(), method: frame.method.clone() };
         self.step = Step::CallerPolicy(Request {
             target,
             method: frame.method,
@@ -291,26 +276,14 @@ impl Open {
         vec![self.try_next(request)]
     }
 
-    fn on_callee_decided(
-        &mut self,
-        request: Request,
-        candidate: Candidate,
-        verdict: &Verdict,
-    ) -> Vec<Action> {
+    fn on_callee_decided(&mut self, request: Request, candidate: Candidate, verdict: &Verdict) -> Vec<Action> {
         if !verdict.is_allowed() {
-            self.denied
-                .get_or_insert_with(|| format!("denied (callee): {}", verdict.cause()));
+            self.denied.get_or_insert_with(|| format!("denied (callee): {}", verdict.cause()));
             return vec![self.try_next(request)];
         }
-        let reserve = Action::Reserve {
-            stream_id: request.stream_id,
-            candidate: candidate.clone(),
-        };
+        let reserve = Action::Reserve { stream_id: request.stream_id, candidate: candidate.clone() };
         let p2p_mode = request.p2p_mode.combine(verdict.p2p_mode);
-        let attempt = Attempt {
-            candidate,
-            p2p_mode,
-        };
+        let attempt = Attempt { candidate, p2p_mode };
         self.step = Step::Reservation(request, attempt);
         vec![reserve]
     }
@@ -332,10 +305,7 @@ impl Open {
     /// The next provider, or the refusal that says what became of them all: 403 only if every one's side denied.
     fn try_next(&mut self, request: Request) -> Action {
         if let Some(candidate) = self.waiting.pop_front() {
-            let ask = Action::DecideCallee {
-                candidate: candidate.clone(),
-                method: request.method.clone(),
-            };
+            let ask = Action::DecideCallee { candidate: candidate.clone(), method: request.method.clone() };
             self.step = Step::CalleePolicy(request, candidate);
             return ask;
         }
@@ -376,3 +346,6 @@ fn splice(request: &Request, attempt: Attempt) -> Action {
 fn quoted(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(QUOTED_MAX_BYTES)]
 }
+
+#[cfg(test)]
+mod tests;

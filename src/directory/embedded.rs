@@ -1,1 +1,70 @@
-//! (to be written)
+//! The directory of a relay that stands alone: rules from a file, the audit into a file, no other program.
+
+use std::path::PathBuf;
+
+use super::audit_log::{AuditLog, AuditLogError};
+use super::rules::{self, Rules};
+use crate::config::Problems;
+use crate::config::relay::Directory;
+
+/// Where rules come from and decisions go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Embedded {
+    /// The rules file; none: closed world.
+    pub rules: Option<PathBuf>,
+    /// The audit file; none: decisions are not kept.
+    pub audit: Option<PathBuf>,
+}
+
+impl From<&Directory> for Embedded {
+    fn from(config: &Directory) -> Self {
+        Self { rules: config.rules.clone(), audit: config.audit.clone() }
+    }
+}
+
+impl Embedded {
+    /// The rules as they stand in the file now, `now_unix_ms` in milliseconds since 1970; none where there is no file, so that
+    /// everything is denied. Blocks on the file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file: then none of it counts.
+    pub fn load_rules(&self, now_unix_ms: i64) -> Result<Rules, Problems> {
+        match &self.rules {
+            Some(path) => rules::load(path, now_unix_ms),
+            None => Ok(Rules::default()),
+        }
+    }
+
+    /// The audit file, ready to be appended to; none where none is wanted.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open_audit(&self) -> Result<Option<AuditLog>, AuditLogError> {
+        self.audit.as_deref().map(AuditLog::open).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_files_the_world_is_closed_and_nothing_is_written() {
+        let nothing = Embedded::default();
+        assert_eq!(nothing.load_rules(0), Ok(Rules::default()));
+        assert!(nothing.open_audit().unwrap().is_none());
+    }
+
+    #[test]
+    fn with_files_they_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            Directory { rules: Some(folder.path().join("rules.toml")), audit: Some(folder.path().join("audit.jsonl")) };
+        let directory = Embedded::from(&config);
+        assert!(directory.load_rules(0).is_err(), "a file that is named must be there");
+        std::fs::write(folder.path().join("rules.toml"), "[[allow]]\ntenant = \"a\"\nfrom = \"*\"\nto = \"*\"\n")
+            .unwrap();
+        assert_eq!(directory.load_rules(0).unwrap().rules.len(), 2);
+        assert!(directory.open_audit().unwrap().is_some());
+    }
+}

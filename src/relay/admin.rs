@@ -1,1 +1,170 @@
-//! (to be written)
+//! The admin actor: serves the admin socket.
+//!
+//! | | |
+//! |---|---|
+//! | Owns | the task that serves the socket, and through it its clients |
+//! | Receives | the end of that task |
+//! | Sends | nothing: it reads the tree and the vault, which wait for nobody |
+//! | Restart | permanent; it binds the socket again |
+//! | Lost on crash | the commands in progress; clients connect again |
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde_json::json;
+
+use crate::admin::protocol::{AgentRow, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow, Struck};
+use crate::admin::server;
+use crate::clock::unix_ms;
+use crate::core::ids::ServiceName;
+use crate::supervise::fault::{self, Fault};
+use crate::supervise::node::Node;
+use crate::supervise::report::{self, Report};
+use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::Vault;
+use crate::vault::connections::{AgentConnection, Registration};
+
+/// Messages of the admin actor.
+#[derive(Debug)]
+pub enum AdminMsg {
+    /// The serving task ended, which it does only when the socket is unusable.
+    ServerEnded(Result<std::io::Error, Panicked>),
+}
+
+/// What the admin actor is started with.
+#[derive(Debug)]
+pub struct AdminArgs {
+    /// Its own address.
+    pub slot: Slot<AdminMsg>,
+    /// What it reads.
+    pub vault: Arc<Vault>,
+    /// The tree that it shows.
+    pub root: Arc<Node>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Admin;
+
+impl Actor for Admin {
+    type Msg = AdminMsg;
+    type State = Option<Owned>;
+    type Arguments = AdminArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<AdminMsg>,
+        args: AdminArgs,
+    ) -> Result<Option<Owned>, ActorProcessingErr> {
+        let Some(path) = args.vault.config.admin.socket.clone() else { return Ok(None) };
+        let socket = server::bind(&path)?;
+        args.slot.node().describe(move || json!({ "socket": path.display().to_string() }));
+        let (vault, root) = (args.vault, args.root);
+        let serve = server::serve(socket, move |request| {
+            let (vault, root) = (Arc::clone(&vault), Arc::clone(&root));
+            async move { answer(&vault, &root, request).await }
+        });
+        Ok(Some(task::owned(&args.slot, serve, AdminMsg::ServerEnded)))
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<AdminMsg>,
+        AdminMsg::ServerEnded(why): AdminMsg,
+        _server: &mut Option<Owned>,
+    ) -> Result<(), ActorProcessingErr> {
+        Err(match why {
+            Ok(error) => format!("the admin socket: {error}").into(),
+            Err(panicked) => panicked.into(),
+        })
+    }
+}
+
+async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
+    match request {
+        Request::Tree => Reply::done(&Report::of(root)),
+        Request::Agents => Reply::done(&agents(vault, root)),
+        Request::Streams => Reply::done(&streams(root)),
+        Request::Services => Reply::done(&services(vault)),
+        Request::Policy => Reply::done(&policy(vault)),
+        Request::Inspect { actor } => match report::find(root, &actor) {
+            Ok(node) => Reply::done(&Report::of(&node)),
+            Err(why) => Reply::Refused(why),
+        },
+        Request::Kill { actor } => strike(vault, root, &actor, Fault::Kill).await,
+        Request::Panic { actor } => strike(vault, root, &actor, Fault::Panic).await,
+        Request::Hang { actor } => strike(vault, root, &actor, Fault::Hang).await,
+    }
+}
+
+async fn strike(vault: &Vault, root: &Arc<Node>, selector: &str, fault: Fault) -> Reply {
+    if !vault.config.admin.fault_injection {
+        return Reply::Refused("fault injection is off: set admin.fault_injection = true".to_owned());
+    }
+    let node = match report::find(root, selector) {
+        Ok(node) => node,
+        Err(why) => return Reply::Refused(why),
+    };
+    let struck = Struck { id: node.id(), actor: node.label() };
+    tracing::warn!(actor = %struck.actor, id = struck.id, ?fault, "fault injected by an operator");
+    match fault::inject(&node, fault).await {
+        Ok(()) => Reply::done(&struck),
+        Err(error) => Reply::Refused(error.to_string()),
+    }
+}
+
+fn agents(vault: &Vault, root: &Arc<Node>) -> Vec<AgentRow> {
+    let mut streams_of = HashMap::<String, u64>::new();
+    for stream in streams(root) {
+        *streams_of.entry(stream.consumer).or_default() += 1;
+        *streams_of.entry(stream.provider).or_default() += 1;
+    }
+    let connections = vault.connections.all();
+    let row = |connection: &Arc<AgentConnection>| AgentRow {
+        uri: connection.agent.to_string(),
+        generation: connection.generation.0,
+        remote: connection.remote_addr().to_string(),
+        carrier: "quic".to_owned(),
+        connected_at: unix_ms(connection.since),
+        capabilities: connection.accepted().unwrap_or_default().names(),
+        services: connection.services().keys().map(ToString::to_string).collect(),
+        streams: streams_of.get(connection.agent.as_str()).copied().unwrap_or_default(),
+    };
+    connections.iter().map(row).collect()
+}
+
+/// A splice says of itself what its row holds.
+fn streams(root: &Arc<Node>) -> Vec<StreamRow> {
+    let Some(splices) = root.children().into_iter().find(|node| node.kind() == "splices") else { return Vec::new() };
+    splices.children().iter().filter_map(|splice| serde_json::from_value(splice.detail()).ok()).collect()
+}
+
+/// The most recent first: the order in which providers are tried.
+fn services(vault: &Vault) -> Vec<ServiceRow> {
+    let connections = vault.connections.all();
+    let mut rows: Vec<_> = connections
+        .iter()
+        .flat_map(|connection| connection.services().into_iter().map(move |(name, it)| (connection, name, it)))
+        .collect();
+    rows.sort_by_key(|(_, _, registration)| std::cmp::Reverse(registration.order));
+    let row = |(connection, name, registration): (&Arc<AgentConnection>, ServiceName, Registration)| ServiceRow {
+        tenant: connection.agent.tenant().to_string(),
+        name: name.to_string(),
+        agent: connection.agent.to_string(),
+        generation: connection.generation.0,
+        local_addr: registration.local_addr,
+    };
+    rows.into_iter().map(row).collect()
+}
+
+fn policy(vault: &Vault) -> PolicyReport {
+    let published = vault.policy.current();
+    PolicyReport {
+        source: vault.config.directory.rules.as_ref().map(|file| file.display().to_string()),
+        loaded_at: published.at.map_or(0, unix_ms),
+        rules: published.snapshot.rules().iter().map(RuleRow::from).collect(),
+        warnings: published.warnings.clone(),
+    }
+}

@@ -1,1 +1,130 @@
-//! (to be written)
+//! The table of children: who is started in which order, how long each gets to stop, what is restarted.
+//!
+//! Started top to bottom, stopped bottom to top. The folders under `src/relay/` are this table drawn as files:
+//! `foo.rs` with a folder `foo/` is a supervisor, the files in the folder are its children. `actors.md` says the same in
+//! words, and a test compares the ids.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admin::{Admin, AdminArgs, AdminMsg};
+use super::audit::{Audit, AuditArgs, AuditMsg};
+use super::ingress::connections::ConnectionsHandle;
+use super::ingress::quic_listener::{QuicListener, QuicListenerArgs, QuicListenerMsg};
+use super::policy::{Policy, PolicyArgs, PolicyMsg};
+use super::registry::{Registry, RegistryArgs, RegistryHandle};
+use super::splices::SplicesHandle;
+use crate::supervise::dynamic::{Dynamic, DynamicArgs};
+use crate::supervise::intensity::Limits;
+use crate::supervise::one_for_one::{OneForOne, OneForOneArgs, OneForOneMsg};
+use crate::supervise::slot::Slot;
+use crate::supervise::spec::{ChildSpec, Restart};
+use crate::vault::Vault;
+
+/// Every kind of actor in the tree, and the kind of its supervisor; the root's is empty.
+pub const KINDS: [(&str, &str); 13] = [
+    ("relay", ""),
+    ("audit", "relay"),
+    ("policy", "relay"),
+    ("registry", "relay"),
+    ("splices", "relay"),
+    ("splice", "splices"),
+    ("ingress", "relay"),
+    ("connections", "ingress"),
+    ("connection", "connections"),
+    ("control", "connection"),
+    ("handshake", "connection"),
+    ("quic_listener", "ingress"),
+    ("admin", "relay"),
+];
+
+/// How long a leaf gets to stop.
+const LEAF: Duration = Duration::from_millis(500);
+/// How long a dynamic supervisor gets: its children stop all at once, each within its own deadline.
+const DYNAMIC: Duration = Duration::from_millis(2_500);
+/// How long ingress gets: its two children, one after the other.
+const INGRESS: Duration = Duration::from_millis(3_500);
+
+/// The root with everything below it.
+#[must_use]
+pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
+    let registry = RegistryHandle::new(vault.config.limits.registry_call);
+    let splices = SplicesHandle::default();
+    let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone());
+    let root = Slot::new("relay", vault.relay.id().as_str());
+    OneForOneArgs {
+        children: vec![
+            audit(vault),
+            policy(vault),
+            registry_spec(vault, &registry),
+            splices_spec(&splices),
+            ingress(vault, connections),
+            admin(vault, &root),
+        ],
+        slot: root,
+        limits: Limits::default(),
+    }
+}
+
+fn audit(vault: &Arc<Vault>) -> ChildSpec {
+    let slot = Slot::<AuditMsg>::new("audit", "");
+    let args = {
+        let (slot, vault) = (slot.clone(), Arc::clone(vault));
+        move || AuditArgs { slot: slot.clone(), vault: Arc::clone(&vault) }
+    };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Audit, args()))
+}
+
+fn policy(vault: &Arc<Vault>) -> ChildSpec {
+    let slot = Slot::<PolicyMsg>::new("policy", "");
+    let args = {
+        let (slot, vault) = (slot.clone(), Arc::clone(vault));
+        move || PolicyArgs { slot: slot.clone(), vault: Arc::clone(&vault) }
+    };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Policy, args()))
+}
+
+fn registry_spec(vault: &Arc<Vault>, handle: &RegistryHandle) -> ChildSpec {
+    let args = {
+        let (handle, vault) = (handle.clone(), Arc::clone(vault));
+        move || RegistryArgs { handle: handle.clone(), vault: Arc::clone(&vault) }
+    };
+    ChildSpec::new(handle.slot(), Restart::Permanent, LEAF, move || (Registry, args()))
+}
+
+fn splices_spec(splices: &SplicesHandle) -> ChildSpec {
+    let handle = splices.supervisor().clone();
+    let args = move || DynamicArgs { handle: handle.clone(), revive: Box::new(Vec::new) };
+    ChildSpec::new(splices.supervisor().slot(), Restart::Permanent, DYNAMIC, move || (Dynamic, args()))
+}
+
+fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle) -> ChildSpec {
+    let slot = Slot::<OneForOneMsg>::new("ingress", "");
+    let (vault, own) = (Arc::clone(vault), slot.clone());
+    let listener = Slot::<QuicListenerMsg>::new("quic_listener", "");
+    ChildSpec::new(&slot, Restart::Permanent, INGRESS, move || {
+        let supervised = connections.clone();
+        let connections_spec =
+            ChildSpec::new(connections.supervisor().slot(), Restart::Permanent, DYNAMIC, move || supervised.make());
+        let children = vec![connections_spec, quic_listener(&vault, &listener, &connections)];
+        (OneForOne, OneForOneArgs { slot: own.clone(), children, limits: Limits::default() })
+    })
+}
+
+fn quic_listener(vault: &Arc<Vault>, slot: &Slot<QuicListenerMsg>, connections: &ConnectionsHandle) -> ChildSpec {
+    let (vault, own, connections) = (Arc::clone(vault), slot.clone(), connections.clone());
+    ChildSpec::new(slot, Restart::Permanent, LEAF, move || {
+        (
+            QuicListener,
+            QuicListenerArgs { slot: own.clone(), vault: Arc::clone(&vault), connections: connections.clone() },
+        )
+    })
+}
+
+fn admin(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {
+    let slot = Slot::<AdminMsg>::new("admin", "");
+    let (vault, root, own) = (Arc::clone(vault), Arc::clone(root.node()), slot.clone());
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || {
+        (Admin, AdminArgs { slot: own.clone(), vault: Arc::clone(&vault), root: Arc::clone(&root) })
+    })
+}

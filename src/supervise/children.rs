@@ -143,11 +143,15 @@ impl Children {
         self.children.is_empty()
     }
 
-    /// Starts one more child.
+    /// Starts one more child. One that is there already is left as it is: a supervisor that revives its children may
+    /// be told of one of them a second time.
     ///
     /// # Errors
     /// When it could not be started; it is gone then.
     pub async fn start(&mut self, mut spec: ChildSpec) -> Result<(), StartError> {
+        if self.children.contains_key(&spec.node.id()) {
+            return Ok(());
+        }
         self.node.adopt(&spec.node);
         let launched = if self.stopping {
             Err(Exit::NotStarted("its supervisor is stopping".to_owned()))
@@ -173,8 +177,7 @@ impl Children {
     pub async fn on_event(&mut self, event: SupervisionEvent) -> Change {
         let (actor, exit) = match event {
             // The state is dropped here and now: what it owns must not outlive the actor in a queue.
-            SupervisionEvent::ActorTerminated(actor, Some(_state), reason) => (actor, Exit::Stopped(reason)),
-            SupervisionEvent::ActorTerminated(actor, None, _) => (actor, Exit::Killed),
+            SupervisionEvent::ActorTerminated(actor, state, reason) => (actor, Exit::terminated(state, reason)),
             SupervisionEvent::ActorFailed(actor, why) => (actor, Exit::Failed(why.to_string())),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Change::None,
         };

@@ -186,6 +186,18 @@ impl Node {
         *lock(&self.stop_request) = Some(Box::new(request));
     }
 
+    /// Asks the actor to stop: a supervisor stops its children first. Its own supervisor, if any, decides what follows.
+    pub fn stop(&self) {
+        self.ask_to_stop();
+    }
+
+    /// Kills the actor, and with it everything below it.
+    pub fn kill(&self) {
+        if let Some(cell) = self.cell() {
+            cell.kill();
+        }
+    }
+
     /// Records why a root ended: nobody above it would.
     pub(super) fn note_exit(&self, why: String) {
         let mut life = lock(&self.life);

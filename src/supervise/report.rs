@@ -1,11 +1,11 @@
 //! The live tree as data, for the admin socket and for tests.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::node::{Node, Status};
+use crate::clock::unix_ms;
 
 /// One actor and those below it, as `admin tree --json` prints them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,8 +93,4 @@ pub fn find(root: &Arc<Node>, selector: &str) -> Result<Arc<Node>, String> {
             several.iter().take(3).map(|node| format!("{}={}", node.id(), node.label())).collect::<Vec<_>>().join(", "),
         )),
     }
-}
-
-fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -52,6 +52,12 @@ impl<M: Message> Slot<M> {
         Self { node: Node::new(kind, name), messages: PhantomData }
     }
 
+    /// The address of the actor at `node`, kept by something that does not know the actor's messages.
+    #[must_use]
+    pub fn at(node: Arc<Node>) -> Self {
+        Self { node, messages: PhantomData }
+    }
+
     /// The actor's node in the tree.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, SpawnErr};
+use ractor::actor::messages::BoxedState;
+use ractor::{Actor, ActorCell, Signal, SpawnErr};
 
 use super::node::Node;
 use super::slot::Slot;
@@ -37,6 +38,18 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// From ractor's event. The state is dropped here and now: what it owns must not outlive the actor in a queue.
+    ///
+    /// A kill between two messages leaves the state, one during a handler does not; the reason is the same. Without a
+    /// state and with another reason, the runtime has dropped the actor's task.
+    pub(super) fn terminated(state: Option<BoxedState>, reason: Option<String>) -> Self {
+        match reason {
+            Some(reason) if reason == Signal::Kill.to_string() => Self::Killed,
+            reason if state.is_some() => Self::Stopped(reason),
+            _ => Self::Killed,
+        }
+    }
+
     /// Whether the child ended as it meant to.
     #[must_use]
     pub fn is_normal(&self) -> bool {

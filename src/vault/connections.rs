@@ -1,1 +1,230 @@
-//! (to be written)
+//! Established agent connections: what an agent's connection actor is restarted over.
+//!
+//! A connection is in here from the end of its TLS handshake to its end. Its *generation* grows with every
+//! connection of the process, and every registration carries it, so an old connection's end never removes what a
+//! newer one registered (wire.md §3, point 6).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::control_writer::{ControlSendError, ControlWriter};
+use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
+use crate::core::ids::{Capabilities, Generation, ServiceName};
+use crate::core::reject::ResetCode;
+use crate::net::framed::ControlReader;
+use crate::net::stream_limit::StreamLimit;
+use crate::supervise::node::Node;
+
+/// The two ends of a control stream (QUIC stream 0).
+#[derive(Debug)]
+pub struct Control {
+    /// Held by whoever reads a frame and until it is dealt with; keeps the partial buffer across actors.
+    pub reader: Arc<tokio::sync::Mutex<ControlReader>>,
+    /// Whole frames out.
+    pub writer: ControlWriter,
+}
+
+/// One registered service of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Grows with every registration of the process: the greatest is the most recent.
+    pub order: u64,
+    /// What the agent says it dials; informational.
+    pub local_addr: String,
+}
+
+/// One agent's connection.
+#[derive(Debug)]
+pub struct AgentConnection {
+    /// Which connection of the process this is.
+    pub generation: Generation,
+    /// Who is at the other end, from its certificate.
+    pub agent: AgentUri,
+    /// The QUIC connection.
+    pub quic: quinn::Connection,
+    /// How many streams the agent may open, grown at run time.
+    pub streams: StreamLimit,
+    /// The connection actor's node in the tree.
+    pub node: Arc<Node>,
+    /// The control actor's node below it.
+    pub control_node: Arc<Node>,
+    /// When the TLS handshake was done.
+    pub since: SystemTime,
+    /// By when HELLO must have come.
+    pub hello_deadline: Instant,
+    control: OnceLock<Control>,
+    accepted: watch::Sender<Option<Capabilities>>,
+    services: Mutex<BTreeMap<ServiceName, Registration>>,
+}
+
+impl AgentConnection {
+    /// Where the agent is now, as the relay sees it.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.quic.remote_address()
+    }
+
+    /// The control stream, once the agent has opened it.
+    #[must_use]
+    pub fn control(&self) -> Option<&Control> {
+        self.control.get()
+    }
+
+    /// The agent opened its control stream. A second time changes nothing.
+    pub fn control_opened(&self, control: Control) {
+        if self.control.set(control).is_err() {
+            tracing::debug!(agent = %self.agent, "control stream was there already");
+        }
+    }
+
+    /// The features in use on this connection, once HELLO was answered.
+    #[must_use]
+    pub fn accepted(&self) -> Option<Capabilities> {
+        *self.accepted.borrow()
+    }
+
+    /// HELLO was answered with these features.
+    pub fn greeted(&self, accepted: Capabilities) {
+        self.accepted.send_replace(Some(accepted));
+    }
+
+    /// Waits until HELLO was answered.
+    pub async fn wait_greeted(&self) -> Capabilities {
+        let mut accepted = self.accepted.subscribe();
+        match accepted.wait_for(Option::is_some).await {
+            Ok(features) => features.unwrap_or_default(),
+            // The sender is in `self`, so it cannot be gone.
+            Err(_) => Capabilities::default(),
+        }
+    }
+
+    /// Sends a frame on the control stream. An agent that does not read it is cut off: nothing may pile up for it.
+    pub fn send_control(&self, frame: &Frame) {
+        let sent = self.control().map_or(Err(ControlSendError::Closed), |control| control.writer.send(frame));
+        match sent {
+            Ok(()) => {}
+            Err(ControlSendError::Full) => {
+                tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
+                self.close(ResetCode::LIMIT, "control stream is not read");
+            }
+            Err(ControlSendError::Closed) => {
+                tracing::debug!(agent = %self.agent, frame = ?frame.frame_type(), "control stream is closed");
+            }
+        }
+    }
+
+    /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
+    pub fn close(&self, code: ResetCode, reason: &str) {
+        let knows = self.accepted().is_some_and(|caps| caps.contains(crate::core::ids::Capability::ResumeCode));
+        let code = if knows { code } else { ResetCode::UNSPECIFIED };
+        crate::net::stream::close(&self.quic, code, reason);
+    }
+
+    /// What it has registered, by name.
+    #[must_use]
+    pub fn services(&self) -> BTreeMap<ServiceName, Registration> {
+        self.lock_services().clone()
+    }
+
+    /// Records a registration; the same name again becomes the most recent. `false` when `limit` is reached.
+    #[must_use]
+    pub fn register(&self, service: ServiceName, registration: Registration, limit: usize) -> bool {
+        let mut services = self.lock_services();
+        if !services.contains_key(&service) && services.len() >= limit {
+            return false;
+        }
+        services.insert(service, registration);
+        true
+    }
+
+    /// Forgets a registration; whether there was one.
+    pub fn deregister(&self, service: &ServiceName) -> bool {
+        self.lock_services().remove(service).is_some()
+    }
+
+    fn lock_services(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Registration>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Connections {
+    established: Mutex<BTreeMap<Generation, Arc<AgentConnection>>>,
+    last_generation: AtomicU64,
+    last_registration: AtomicU64,
+}
+
+impl Connections {
+    /// Adds a connection whose TLS handshake is done.
+    pub fn add(
+        &self,
+        agent: AgentUri,
+        quic: quinn::Connection,
+        streams: StreamLimit,
+        hello_deadline: Instant,
+    ) -> Arc<AgentConnection> {
+        let generation = Generation(self.last_generation.fetch_add(1, Ordering::Relaxed) + 1);
+        let connection = Arc::new(AgentConnection {
+            generation,
+            node: Node::new("connection", agent.as_str()),
+            control_node: Node::new("control", agent.as_str()),
+            agent,
+            quic,
+            streams,
+            since: SystemTime::now(),
+            hello_deadline,
+            control: OnceLock::new(),
+            accepted: watch::Sender::new(None),
+            services: Mutex::default(),
+        });
+        self.lock().insert(generation, Arc::clone(&connection));
+        connection
+    }
+
+    /// Removes a connection; whether it was there.
+    pub fn remove(&self, generation: Generation) -> bool {
+        self.lock().remove(&generation).is_some()
+    }
+
+    /// Whether the connection is still established.
+    #[must_use]
+    pub fn contains(&self, generation: Generation) -> bool {
+        self.lock().contains_key(&generation)
+    }
+
+    /// All of them, the oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<AgentConnection>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// The order of the next registration.
+    #[must_use]
+    pub fn next_registration(&self) -> u64 {
+        self.last_registration.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Generation, Arc<AgentConnection>>> {
+        self.established.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

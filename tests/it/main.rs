@@ -1,1 +1,19 @@
-//! One integration binary, a file per behaviour.
+//! One integration binary, a file per behaviour: real relays, real agents, real QUIC on loopback, in this process.
+#![allow(unreachable_pub, reason = "one binary")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::disallowed_methods, reason = "tests")]
+
+mod harness;
+
+mod admin;
+mod bulk;
+mod deadlines;
+mod docs;
+mod early_bytes;
+mod ends;
+mod extensions;
+mod fault;
+mod frames;
+mod identity;
+mod opening;
+mod reconnect;
+mod refusals;

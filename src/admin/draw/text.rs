@@ -129,7 +129,7 @@ pub(super) fn size(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     let step = usize::try_from(bytes.ilog2() / 10).unwrap_or(usize::MAX).min(UNITS.len());
-    let tenths = u128::from(bytes) * 10 >> (10 * step);
+    let tenths = (u128::from(bytes) * 10) >> (10 * step);
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[step - 1])
 }
 

@@ -1,1 +1,211 @@
-//! (to be written)
+//! A splice: one paired stream from its acceptance to its end.
+//!
+//! | | |
+//! |---|---|
+//! | Owns | both pump tasks, and through them both streams; the stream's place in the index |
+//! | Receives | the ends of its two pumps |
+//! | Sends | nothing |
+//! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written |
+//! | Lost on crash | the stream: its halves are dropped, and a dropped half is a reset (`RESUMABLE` where both agents know it), never a FIN |
+//!
+//! No byte passes through the mailbox.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::admin::protocol::StreamRow;
+use crate::clock::unix_ms;
+use crate::core::ids::StreamId;
+use crate::core::policy::{P2pMode, RelayMode};
+use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
+use crate::net::stream::{BiStream, RecvHalf, SendHalf};
+use crate::net::stream_limit::StreamUse;
+use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::streams::{Parties, Reservation};
+
+/// A stream whose provider has accepted: everything that a splice takes over.
+#[derive(Debug)]
+pub struct Pair {
+    /// Chosen by the consumer.
+    pub stream_id: StreamId,
+    /// The two agents.
+    pub parties: Parties,
+    /// The service and method asked for.
+    pub target: String,
+    /// As the consumer named it; may be empty.
+    pub method: String,
+    /// The consumer's stream, past its OPEN_STREAM.
+    pub consumer: BiStream,
+    /// The provider's stream, past its STREAM_ACCEPT.
+    pub provider: BiStream,
+    /// What both sides' rules say of a direct path.
+    pub p2p_mode: P2pMode,
+    /// Whether both agents know reset codes.
+    pub codes: CodeAgreement,
+    /// The stream's place in the index.
+    pub reservation: Reservation,
+    /// The consumer's stream counts toward its connection's limit.
+    pub stream_use: StreamUse,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the consumer to the provider.
+    Up,
+    /// From the provider to the consumer.
+    Down,
+}
+
+/// Messages of a splice.
+#[derive(Debug)]
+pub enum SpliceMsg {
+    /// One direction has ended.
+    PumpEnded(Direction, Result<PumpEnd, Panicked>),
+}
+
+/// What a splice is started with.
+#[derive(Debug)]
+pub struct SpliceArgs {
+    /// Its own address.
+    pub slot: Slot<SpliceMsg>,
+    /// What it takes over.
+    pub pair: Pair,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Splice;
+
+/// What a splice holds while it runs.
+#[derive(Debug)]
+pub struct SpliceState {
+    stream_id: StreamId,
+    parties: Parties,
+    since: Instant,
+    up: Lane,
+    down: Lane,
+    _reservation: Reservation,
+    _stream_use: StreamUse,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Lane {
+    count: Arc<PumpCount>,
+    end: Option<PumpEnd>,
+    _pump: Owned,
+}
+
+impl Actor for Splice {
+    type Msg = SpliceMsg;
+    type State = SpliceState;
+    type Arguments = SpliceArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<SpliceMsg>,
+        SpliceArgs { slot, pair }: SpliceArgs,
+    ) -> Result<SpliceState, ActorProcessingErr> {
+        let about = StreamRow {
+            id: pair.stream_id.0,
+            actor: slot.node().id(),
+            consumer: pair.parties.consumer.to_string(),
+            provider: pair.parties.provider.to_string(),
+            service: pair.target,
+            method: pair.method,
+            p2p_mode: pair.p2p_mode,
+            relay_mode: RelayMode::Splice,
+            opened_at: unix_ms(SystemTime::now()),
+            bytes_to_provider: 0,
+            bytes_to_consumer: 0,
+        };
+        let lost = ResetCode::RESUMABLE.for_peer(pair.codes);
+        let (mut consumer, mut provider) = (pair.consumer, pair.provider);
+        consumer.set_drop_code(lost);
+        provider.set_drop_code(lost);
+        let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.codes);
+        let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.codes);
+        describe(&slot, &about, &up.count, &down.count);
+        Ok(SpliceState {
+            stream_id: pair.stream_id,
+            parties: pair.parties,
+            since: Instant::now(),
+            up,
+            down,
+            _reservation: pair.reservation,
+            _stream_use: pair.stream_use,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SpliceMsg>,
+        SpliceMsg::PumpEnded(direction, end): SpliceMsg,
+        state: &mut SpliceState,
+    ) -> Result<(), ActorProcessingErr> {
+        // A pump that panicked fails the splice: the other direction is reset with it.
+        let end = end?;
+        match direction {
+            Direction::Up => state.up.end = Some(end),
+            Direction::Down => state.down.end = Some(end),
+        }
+        if state.up.end.is_some() && state.down.end.is_some() {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn start(
+        slot: &Slot<SpliceMsg>,
+        direction: Direction,
+        source: RecvHalf,
+        sink: SendHalf,
+        codes: CodeAgreement,
+    ) -> Self {
+        let count = Arc::new(PumpCount::default());
+        let counted = Arc::clone(&count);
+        let pump = async move {
+            let codes =
+                PumpCodes { map: |code: ResetCode| code.passed_on(codes), lost: ResetCode::RESUMABLE.for_peer(codes) };
+            pump::pump(source, sink, &counted, codes).await
+        };
+        let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));
+        Self { count, end: None, _pump: pump }
+    }
+
+    fn outcome(&self) -> String {
+        self.end.map_or_else(|| "cut".to_owned(), |end| end.to_string())
+    }
+}
+
+fn describe(slot: &Slot<SpliceMsg>, about: &StreamRow, up: &Arc<PumpCount>, down: &Arc<PumpCount>) {
+    let (about, up, down) = (about.clone(), Arc::clone(up), Arc::clone(down));
+    slot.node().describe(move || {
+        let row = StreamRow { bytes_to_provider: up.bytes(), bytes_to_consumer: down.bytes(), ..about.clone() };
+        serde_json::to_value(row).unwrap_or_default()
+    });
+}
+
+/// The one line that an operator gets per stream. Written however the splice ends.
+impl Drop for SpliceState {
+    fn drop(&mut self) {
+        tracing::info!(
+            stream = %self.stream_id,
+            consumer = %self.parties.consumer,
+            provider = %self.parties.provider,
+            bytes_up = self.up.count.bytes(),
+            bytes_down = self.down.count.bytes(),
+            up = self.up.outcome(),
+            down = self.down.outcome(),
+            duration = ?self.since.elapsed(),
+            "stream ended"
+        );
+    }
+}

@@ -1,1 +1,250 @@
-//! (to be written)
+//! Serves one agent's control stream: HELLO, REGISTER, DEREGISTER, PING, OBSERVED_ADDR_QUERY.
+//!
+//! | | |
+//! |---|---|
+//! | Owns | the task that reads frames |
+//! | Receives | `FrameReady`, one at a time, and the end of the reading task |
+//! | Sends | register and deregister to the registry; answers to the connection's control writer |
+//! | Restart | transient |
+//! | Lost on crash | nothing: a frame stays in the vault's reader until it is dealt with, and its answer is queued in the same step as the frame is consumed |
+//!
+//! The frame in hand is a lock on the reader: there is never a second one, and a killed actor gives it back unread.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::clock::now_unix_ms;
+use crate::core::frame::Frame;
+use crate::core::ids::{Capabilities, Capability, ServiceName, StreamId};
+use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::net::framed::{ControlReader, FrameReadError};
+use crate::proto::orp;
+use crate::relay::registry::RegistryHandle;
+use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::Vault;
+use crate::vault::connections::AgentConnection;
+
+/// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
+const SUPPORTED: [Capability; 4] =
+    [Capability::ResumeCode, Capability::RejectCtrl, Capability::PeerCaps, Capability::Deregister];
+/// The only protocol version (wire.md §2, HELLO).
+const PROTOCOL_VERSION: &str = "orp/1";
+
+/// Messages of a control actor.
+#[derive(Debug)]
+pub enum ControlMsg {
+    /// A whole frame stands in the reader, which is locked for whoever deals with it.
+    FrameReady(OwnedMutexGuard<ControlReader>),
+    /// The stream ended, broke a rule, or the reading task panicked.
+    ReaderEnded(Result<FrameReadError, Panicked>),
+}
+
+/// What a control actor is started with.
+#[derive(Debug, Clone)]
+pub struct ControlArgs {
+    /// Its own address.
+    pub slot: Slot<ControlMsg>,
+    /// The limits.
+    pub vault: Arc<Vault>,
+    /// Whose control stream it is.
+    pub connection: Arc<AgentConnection>,
+    /// Where services are registered.
+    pub registry: RegistryHandle,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct ControlActor;
+
+/// What a control actor holds while it runs.
+#[derive(Debug)]
+pub struct ControlState {
+    args: ControlArgs,
+    /// Whether an unknown frame was logged already: once per connection is enough.
+    unknown_logged: bool,
+    _reader: Owned,
+}
+
+/// A rule of the protocol was broken: the connection is closed with this reason.
+struct Violation(String);
+
+impl Actor for ControlActor {
+    type Msg = ControlMsg;
+    type State = ControlState;
+    type Arguments = ControlArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<ControlMsg>,
+        args: ControlArgs,
+    ) -> Result<ControlState, ActorProcessingErr> {
+        let control = args.connection.control().ok_or("the control stream is not open")?;
+        let reader = read(args.slot.clone(), Arc::clone(&control.reader));
+        let reader = task::owned(&args.slot, reader, ControlMsg::ReaderEnded);
+        Ok(ControlState { args, unknown_logged: false, _reader: reader })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ControlMsg>,
+        message: ControlMsg,
+        state: &mut ControlState,
+    ) -> Result<(), ActorProcessingErr> {
+        let why = match message {
+            ControlMsg::FrameReady(reader) => match state.on_frame(reader).await {
+                Ok(()) => return Ok(()),
+                Err(Violation(why)) => why,
+            },
+            ControlMsg::ReaderEnded(end) => format!("control stream: {}", end?),
+        };
+        tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
+        state.args.connection.close(ResetCode::PROTOCOL, &why);
+        myself.stop(Some(why));
+        Ok(())
+    }
+}
+
+impl ControlState {
+    async fn on_frame(&mut self, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Violation> {
+        let answer = match reader.peek() {
+            Some(Ok(Frame::Hello(hello))) => {
+                let (features, answer) = self.on_hello(&hello)?;
+                self.args.connection.send_control(&answer);
+                // Only now: nothing unsolicited may come before the answer.
+                self.args.connection.greeted(features);
+                None
+            }
+            Some(Ok(frame)) => self.deal_with(frame).await?,
+            Some(Err(error)) => return Err(Violation(error.to_string())),
+            None => None,
+        };
+        // From here to the end nothing awaits, so no kill comes between the answer and the frame's end.
+        if let Some(answer) = answer {
+            self.args.connection.send_control(&answer);
+        }
+        reader.consume();
+        Ok(())
+    }
+
+    /// May run twice for one frame, after a crash: everything in here can be done again.
+    async fn deal_with(&mut self, frame: Frame) -> Result<Option<Frame>, Violation> {
+        if self.args.connection.accepted().is_none() {
+            return Err(Violation(format!("the first frame must be HELLO, not {:?}", frame.frame_type())));
+        }
+        Ok(match frame {
+            Frame::Register(register) => Some(self.on_register(register).await),
+            Frame::Deregister(deregister) if self.accepts(Capability::Deregister) => {
+                Some(self.on_deregister(deregister).await)
+            }
+            Frame::Ping => Some(Frame::Pong),
+            Frame::ObservedAddrQuery(query) => {
+                let observed = self.args.connection.remote_addr();
+                Some(Frame::ObservedAddrResp(orp::ObservedAddrResp {
+                    request_id: query.request_id,
+                    ip: observed.ip().to_canonical().to_string(),
+                    port: observed.port().into(),
+                }))
+            }
+            other => {
+                if !std::mem::replace(&mut self.unknown_logged, true) {
+                    let agent = &self.args.connection.agent;
+                    tracing::warn!(%agent, frame = ?other.frame_type(), "frame skipped: not served on a control stream");
+                }
+                None
+            }
+        })
+    }
+
+    fn on_hello(&self, hello: &orp::Hello) -> Result<(Capabilities, Frame), Violation> {
+        let connection = &self.args.connection;
+        if connection.accepted().is_some() {
+            return Err(Violation("HELLO was sent already".to_owned()));
+        }
+        if hello.protocol_version != PROTOCOL_VERSION {
+            return Err(Violation(format!("protocol version {:?}, not {PROTOCOL_VERSION:?}", hello.protocol_version)));
+        }
+        if hello.agent_uri != connection.agent.as_str() {
+            return Err(Violation(format!(
+                "HELLO says {:?}, but the certificate says {}",
+                hello.agent_uri, connection.agent
+            )));
+        }
+        let mut supported = Capabilities::default();
+        SUPPORTED.into_iter().for_each(|capability| supported.insert(capability));
+        let named = Capabilities::from_names(hello.capabilities.iter().map(String::as_str));
+        let accepted = named.intersection(supported);
+        tracing::info!(
+            agent = %connection.agent,
+            generation = %connection.generation,
+            remote = %connection.remote_addr(),
+            features = %accepted,
+            "agent connected"
+        );
+        let answer = Frame::HelloAck(orp::HelloAck {
+            session_id: format!("{}-{}", self.args.vault.relay.id(), connection.generation),
+            server_time_unix_ms: now_unix_ms(),
+            accepted_features: accepted.names(),
+        });
+        Ok((accepted, answer))
+    }
+
+    async fn on_register(&self, register: orp::Register) -> Frame {
+        let agent = &self.args.connection.agent;
+        let outcome = match register.service_name.parse::<ServiceName>() {
+            Ok(service) => {
+                let answer = self.args.registry.register(&self.args.connection, &service, &register.local_addr).await;
+                answer.unwrap_or_else(|error| Err(unavailable(&error)))
+            }
+            Err(error) => Err(Reject::new(RejectCode::BadRequest, error.to_string())),
+        };
+        match outcome {
+            Ok(service_id) => {
+                tracing::debug!(%agent, %service_id, "registered");
+                Frame::RegisterAck(orp::RegisterAck { service_id })
+            }
+            Err(reject) => {
+                tracing::warn!(%agent, service = register.service_name, %reject, "REGISTER refused");
+                Frame::StreamReject(reject.to_message(StreamId(0)))
+            }
+        }
+    }
+
+    async fn on_deregister(&self, deregister: orp::Deregister) -> Frame {
+        let service_id = format!("{}/{}", self.args.connection.agent.tenant(), deregister.service_name);
+        match deregister.service_name.parse::<ServiceName>() {
+            Ok(service) => match self.args.registry.deregister(&self.args.connection, &service).await {
+                Ok(()) => Frame::RegisterAck(orp::RegisterAck { service_id }),
+                Err(error) => Frame::StreamReject(unavailable(&error).to_message(StreamId(0))),
+            },
+            Err(error) => {
+                let reject = Reject::new(RejectCode::BadRequest, error.to_string());
+                Frame::StreamReject(reject.to_message(StreamId(0)))
+            }
+        }
+    }
+
+    fn accepts(&self, capability: Capability) -> bool {
+        self.args.connection.accepted().is_some_and(|accepted| accepted.contains(capability))
+    }
+}
+
+fn unavailable(error: &crate::supervise::slot::CallError) -> Reject {
+    Reject::new(RejectCode::BadGateway, format!("registry: {error}"))
+}
+
+/// Hands over whole frames, one at a time, until the stream ends. The end is the result.
+async fn read(slot: Slot<ControlMsg>, reader: Arc<tokio::sync::Mutex<ControlReader>>) -> FrameReadError {
+    loop {
+        let mut locked = Arc::clone(&reader).lock_owned().await;
+        if let Err(end) = locked.fill().await {
+            return end;
+        }
+        if slot.cast(ControlMsg::FrameReady(locked)).is_err() {
+            // Our actor is gone, and this task is about to be aborted.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,1 +1,468 @@
-//! (to be written)
+//! The opening of one stream: from its first frame to a splice, or to a refusal.
+//!
+//! | | |
+//! |---|---|
+//! | Owns | the consumer's stream, the provider's while it is asked, the stream's place in the index |
+//! | Receives | `FirstFrame`, `ProviderAnswered`, `ConsumerGone`, `TimedOut`, `RejectWritten` |
+//! | Sends | resolve to the registry; a pair to the splices; STREAM_READY and mirrored rejects to control writers |
+//! | Restart | temporary |
+//! | Lost on crash | that open: the consumer's stream is reset `RETRY`, and nothing was delivered on it |
+//!
+//! What happens when is decided by [`core::open`](crate::core::open); this actor performs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use super::{ConnectionArgs, Fresh};
+use crate::clock::now_unix_ms;
+use crate::core::frame::Frame;
+use crate::core::ids::{Capability, StreamId};
+use crate::core::open::{Action, Candidate, Event, Open};
+use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
+use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
+use crate::directory::audit_log::{AuditEvent, Side};
+use crate::net::framed::{read_frame, write_frame};
+use crate::net::stream::{BiStream, WriteEnd};
+use crate::proto::orp;
+use crate::relay::splices::splice::Pair;
+use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::connections::AgentConnection;
+use crate::vault::streams::{Parties, Reservation};
+
+/// What the provider said to an INCOMING_STREAM.
+#[derive(Debug)]
+pub enum ProviderAnswer {
+    /// STREAM_ACCEPT; the stream carries application bytes from here on.
+    Accepted(BiStream),
+    /// STREAM_REJECT.
+    Rejected(orp::StreamReject),
+    /// No stream, no answer, or no sense in it.
+    Unavailable(String),
+}
+
+/// Messages of a handshake.
+#[derive(Debug)]
+pub enum HandshakeMsg {
+    /// The stream's first frame, or why there is none; and the stream.
+    FirstFrame(Result<(Fresh, Result<Frame, String>), Panicked>),
+    /// The provider that was asked has answered.
+    ProviderAnswered(Result<ProviderAnswer, Panicked>),
+    /// The consumer no longer wants an answer, or is gone.
+    ConsumerGone(Result<WriteEnd, Panicked>),
+    /// The time for the whole open is over.
+    TimedOut(Result<(), Panicked>),
+    /// The refusal is written, or could not be.
+    RejectWritten(Result<(), Panicked>),
+}
+
+/// What a handshake is started with.
+#[derive(Debug)]
+pub struct HandshakeArgs {
+    /// Its own address.
+    pub slot: Slot<HandshakeMsg>,
+    /// The consumer's connection and what comes with it.
+    pub from: ConnectionArgs,
+    /// The stream that is opened.
+    pub fresh: Fresh,
+    /// By when it must be paired or refused.
+    pub deadline: Instant,
+}
+
+impl HandshakeArgs {
+    /// For a stream that has just arrived on `from`.
+    #[must_use]
+    pub fn new(from: &ConnectionArgs, fresh: Fresh) -> Self {
+        let deadline = Instant::now() + from.vault.config.limits.open;
+        Self {
+            slot: Slot::new("handshake", format!("{}/{}", from.connection.generation, fresh.number)),
+            from: from.clone(),
+            fresh,
+            deadline,
+        }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Handshake;
+
+/// What a handshake holds while it runs.
+#[derive(Debug)]
+pub struct HandshakeState {
+    slot: Slot<HandshakeMsg>,
+    from: ConnectionArgs,
+    deadline: Instant,
+    open: Open,
+    asked: orp::OpenStream,
+    consumer: Option<Fresh>,
+    providers: Vec<Arc<AgentConnection>>,
+    provider: Option<BiStream>,
+    reservation: Option<Reservation>,
+    /// Reads the first frame, then asks providers, then writes a refusal: one at a time.
+    work: Owned,
+    _timer: Owned,
+    _consumer_watch: Option<Owned>,
+}
+
+impl Actor for Handshake {
+    type Msg = HandshakeMsg;
+    type State = HandshakeState;
+    type Arguments = HandshakeArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<HandshakeMsg>,
+        HandshakeArgs { slot, from, fresh, deadline }: HandshakeArgs,
+    ) -> Result<HandshakeState, ActorProcessingErr> {
+        let limits = &from.vault.config.limits;
+        let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame);
+        Ok(HandshakeState {
+            open: Open::new(from.connection.agent.clone()),
+            asked: orp::OpenStream::default(),
+            consumer: None,
+            providers: Vec::new(),
+            provider: None,
+            reservation: None,
+            work: task::owned(&slot, first, HandshakeMsg::FirstFrame),
+            _timer: task::owned(&slot, tokio::time::sleep_until(deadline), HandshakeMsg::TimedOut),
+            _consumer_watch: None,
+            slot,
+            from,
+            deadline,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<HandshakeMsg>,
+        message: HandshakeMsg,
+        state: &mut HandshakeState,
+    ) -> Result<(), ActorProcessingErr> {
+        let event = match message {
+            HandshakeMsg::FirstFrame(read) => {
+                let (fresh, frame) = read?;
+                match state.on_first_frame(fresh, frame) {
+                    Some(event) => event,
+                    None => {
+                        myself.stop(None);
+                        return Ok(());
+                    }
+                }
+            }
+            HandshakeMsg::ProviderAnswered(answer) => state.on_provider_answered(answer?),
+            HandshakeMsg::ConsumerGone(_) => Event::ConsumerGone,
+            HandshakeMsg::TimedOut(slept) => {
+                slept?;
+                Event::TimedOut
+            }
+            HandshakeMsg::RejectWritten(written) => {
+                written?;
+                myself.stop(None);
+                return Ok(());
+            }
+        };
+        if state.perform(event).await == Progress::Done {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the actor has more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Done,
+}
+
+impl HandshakeState {
+    /// `None` when the stream is no open at all, and is reset by being dropped.
+    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Option<Event> {
+        let agent = &self.from.connection.agent;
+        let event = match frame {
+            Ok(Frame::OpenStream(open)) => {
+                self.asked = open.clone();
+                Event::FrameRead(open)
+            }
+            Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
+                tracing::info!(%agent, frame = frame.name(), "resume is not served: stream is reset");
+                fresh.stream.set_drop_code(ResetCode::NOT_RESUMABLE.for_peer(self.consumer_codes()));
+                return None;
+            }
+            Ok(other) => Event::FrameInvalid(format!("a stream must start with OPEN_STREAM, not {}", other.name())),
+            Err(why) => Event::FrameInvalid(why),
+        };
+        let stopped = fresh.stream.send.stopped();
+        self._consumer_watch = Some(task::owned(&self.slot, stopped, HandshakeMsg::ConsumerGone));
+        self.consumer = Some(fresh);
+        Some(event)
+    }
+
+    fn on_provider_answered(&mut self, answer: ProviderAnswer) -> Event {
+        match answer {
+            ProviderAnswer::Accepted(stream) => {
+                self.provider = Some(stream);
+                Event::ProviderAccepted
+            }
+            ProviderAnswer::Rejected(reject) => Event::ProviderRejected { code: reject.code, reason: reject.reason },
+            ProviderAnswer::Unavailable(why) => Event::ProviderUnavailable(why),
+        }
+    }
+
+    /// Tells the state machine, does what it says, and tells it what came of that.
+    async fn perform(&mut self, event: Event) -> Progress {
+        let mut actions: std::collections::VecDeque<Action> = self.open.on(event).into();
+        let mut progress = Progress::Waiting;
+        // Bounded: the machine asks each provider once, and ends.
+        while let Some(action) = actions.pop_front() {
+            let follow_up = match action {
+                Action::DecideCaller { target, method } => {
+                    let caller = self.from.connection.agent.as_str().to_owned();
+                    Some(Event::CallerDecided(self.decide(Side::Caller, &caller, target.as_str(), &method)))
+                }
+                Action::Resolve { target } => {
+                    let tenant = self.from.connection.agent.tenant();
+                    self.providers = match self.from.registry.resolve(tenant, &target).await {
+                        Ok(providers) => providers,
+                        Err(error) => {
+                            tracing::warn!(service = %target, %error, "registry did not answer");
+                            Vec::new()
+                        }
+                    };
+                    Some(Event::Resolved(self.providers.iter().map(|provider| candidate(provider)).collect()))
+                }
+                Action::DecideCallee { candidate, method } => {
+                    let target = self.from.connection.agent.as_str().to_owned();
+                    Some(Event::CalleeDecided(self.decide(Side::Callee, candidate.agent.as_str(), &target, &method)))
+                }
+                Action::Reserve { stream_id, candidate } => Some(self.reserve(stream_id, &candidate)),
+                Action::Release => {
+                    self.reservation = None;
+                    None
+                }
+                Action::OpenProvider { candidate, incoming } => {
+                    self.open_provider(&candidate, incoming);
+                    None
+                }
+                Action::CloseProvider => {
+                    self.provider = None;
+                    self.work = task::run(std::future::ready(()));
+                    None
+                }
+                Action::Reject(reject) => {
+                    self.reject(reject);
+                    None
+                }
+                Action::Splice { stream_id, candidate, p2p_mode, relay_mode } => {
+                    match not_served(p2p_mode, relay_mode) {
+                        Some(refusal) => {
+                            self.provider = None;
+                            self.reservation = None;
+                            self.reject(refusal);
+                        }
+                        None => {
+                            self.splice(stream_id, &candidate, p2p_mode);
+                            progress = Progress::Done;
+                        }
+                    }
+                    None
+                }
+                Action::Abandon => {
+                    progress = Progress::Done;
+                    None
+                }
+            };
+            if let Some(event) = follow_up {
+                actions.extend(self.open.on(event));
+            }
+        }
+        progress
+    }
+
+    fn decide(&self, side: Side, caller: &str, target: &str, method: &str) -> Verdict {
+        let tenant = self.from.connection.agent.tenant();
+        let now = now_unix_ms();
+        let published = self.from.vault.policy.current();
+        let verdict = published.snapshot.decide(&Query { tenant, caller, target, method }, now);
+        self.from.vault.audit.push(AuditEvent {
+            ts_unix_ms: now,
+            tenant: tenant.as_str().into(),
+            side,
+            caller: caller.into(),
+            target: target.into(),
+            method: method.into(),
+            decision: verdict.effect,
+            rule: verdict.rule.clone(),
+            reason: verdict.reason.as_ref().into(),
+            stream_id: StreamId(self.asked.stream_id),
+        });
+        verdict
+    }
+
+    fn reserve(&mut self, stream_id: StreamId, candidate: &Candidate) -> Event {
+        let parties = self.parties(candidate);
+        match self.from.vault.streams.reserve(stream_id, parties) {
+            Ok(reservation) => {
+                self.reservation = Some(reservation);
+                Event::Reserved
+            }
+            Err(_conflict) => Event::ReserveConflict,
+        }
+    }
+
+    fn open_provider(&mut self, candidate: &Candidate, incoming: orp::IncomingStream) {
+        let limits = &self.from.vault.config.limits;
+        let by = self.deadline.min(Instant::now() + limits.provider_answer);
+        let provider = self.provider_connection(candidate);
+        let frame_max = limits.frame_max_bytes;
+        let ask = async move {
+            let Some(provider) = provider else { return ProviderAnswer::Unavailable("it is gone".to_owned()) };
+            match tokio::time::timeout_at(by, ask_provider(&provider, incoming, frame_max)).await {
+                Ok(answer) => answer,
+                Err(_elapsed) => ProviderAnswer::Unavailable("no answer in time".to_owned()),
+            }
+        };
+        self.work = task::owned(&self.slot, ask, HandshakeMsg::ProviderAnswered);
+    }
+
+    /// Writes the refusal, in band and, for an agent that named `reject-ctrl`, on its control stream too.
+    fn reject(&mut self, reject: Reject) {
+        let connection = &self.from.connection;
+        tracing::info!(
+            consumer = %connection.agent,
+            target = self.asked.target_service,
+            stream = self.asked.stream_id,
+            %reject,
+            "stream refused"
+        );
+        if knows(connection, Capability::RejectCtrl) && self.asked.stream_id != 0 {
+            let mirrored = reject.to_message(StreamId(self.asked.stream_id));
+            connection.send_control(&Frame::StreamReject(mirrored));
+        }
+        let consumer = self.consumer.take();
+        let in_band = Frame::StreamReject(reject.to_message(StreamId(0)));
+        let within = self.from.vault.config.limits.first_frame;
+        let write = async move {
+            // Dropped when the peer takes nothing for that long: a reset.
+            let written = tokio::time::timeout(within, write_reject(consumer, in_band)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                tracing::debug!(?written, "refusal was not taken");
+            }
+        };
+        self.work = task::owned(&self.slot, write, HandshakeMsg::RejectWritten);
+    }
+
+    /// Hands the pair over. When nobody takes it, both streams are reset by being dropped.
+    fn splice(&mut self, stream_id: StreamId, candidate: &Candidate, p2p_mode: P2pMode) {
+        let (Some(consumer), Some(provider), Some(reservation), Some(served_by)) =
+            (self.consumer.take(), self.provider.take(), self.reservation.take(), self.provider_connection(candidate))
+        else {
+            tracing::error!(stream = %stream_id, "nothing to splice");
+            return;
+        };
+        let pair = Pair {
+            stream_id,
+            parties: self.parties(candidate),
+            target: self.asked.target_service.clone(),
+            method: self.asked.method.clone(),
+            p2p_mode,
+            codes: agreement(&self.from.connection, &served_by),
+            consumer: consumer.stream,
+            provider,
+            reservation,
+            stream_use: consumer.stream_use,
+        };
+        if self.from.splices.start(pair).is_err() {
+            tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
+            return;
+        }
+        self.from.connection.send_control(&ready(stream_id, &self.from.connection, &served_by));
+        served_by.send_control(&ready(stream_id, &served_by, &self.from.connection));
+    }
+
+    fn parties(&self, candidate: &Candidate) -> Parties {
+        Parties { consumer: self.from.connection.agent.clone(), provider: candidate.agent.clone() }
+    }
+
+    fn provider_connection(&self, candidate: &Candidate) -> Option<Arc<AgentConnection>> {
+        self.providers.iter().find(|provider| provider.generation == candidate.generation).cloned()
+    }
+
+    fn consumer_codes(&self) -> CodeAgreement {
+        agreement(&self.from.connection, &self.from.connection)
+    }
+}
+
+/// A rule that asks for what this relay does not do must not be served by something weaker.
+fn not_served(p2p_mode: P2pMode, relay_mode: RelayMode) -> Option<Reject> {
+    let why = match (p2p_mode, relay_mode) {
+        (_, RelayMode::Forward) => "the rule asks for the forward plane, which this relay does not run",
+        (P2pMode::Required, _) => "the rule requires a direct path, to which this relay does not promote",
+        (P2pMode::Allowed | P2pMode::Forbidden, RelayMode::Splice) => return None,
+    };
+    Some(Reject::new(RejectCode::BadGateway, why))
+}
+
+fn candidate(provider: &AgentConnection) -> Candidate {
+    Candidate { agent: provider.agent.clone(), generation: provider.generation }
+}
+
+fn knows(connection: &AgentConnection, capability: Capability) -> bool {
+    connection.accepted().is_some_and(|accepted| accepted.contains(capability))
+}
+
+fn agreement(one: &AgentConnection, other: &AgentConnection) -> CodeAgreement {
+    if knows(one, Capability::ResumeCode) && knows(other, Capability::ResumeCode) {
+        CodeAgreement::Both
+    } else {
+        CodeAgreement::None
+    }
+}
+
+/// STREAM_READY for `to`; what the agent at the other end named goes only to an agent that asked (wire.md §9).
+fn ready(stream_id: StreamId, to: &AgentConnection, other_end: &AgentConnection) -> Frame {
+    let peer_capabilities =
+        if knows(to, Capability::PeerCaps) { other_end.accepted().unwrap_or_default().names() } else { Vec::new() };
+    Frame::StreamReady(orp::StreamReady { stream_id: stream_id.0, peer_capabilities, ..Default::default() })
+}
+
+async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, Result<Frame, String>) {
+    let read = tokio::time::timeout(within, read_frame(&mut fresh.stream.recv, limit)).await;
+    let frame = match read {
+        Ok(Ok(frame)) => Ok(frame),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_elapsed) => Err(format!("no frame within {within:?}")),
+    };
+    (fresh, frame)
+}
+
+async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream, frame_max: u32) -> ProviderAnswer {
+    let unavailable = |why: String| ProviderAnswer::Unavailable(why);
+    let (send, recv) = match provider.quic.open_bi().await {
+        Ok(stream) => stream,
+        Err(error) => return unavailable(format!("no stream: {error}")),
+    };
+    let code = ResetCode::RETRY.for_peer(agreement(provider, provider));
+    let mut stream = BiStream::from_quic(&provider.quic, send, recv, code);
+    if let Err(end) = write_frame(&mut stream.send, &Frame::IncomingStream(incoming)).await {
+        return unavailable(format!("it did not take INCOMING_STREAM: {end}"));
+    }
+    match read_frame(&mut stream.recv, frame_max).await {
+        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream),
+        Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
+        Ok(other) => unavailable(format!("it answered {}", other.name())),
+        Err(error) => unavailable(format!("it gave no answer: {error}")),
+    }
+}
+
+async fn write_reject(consumer: Option<Fresh>, frame: Frame) -> Result<(), WriteEnd> {
+    let Some(mut fresh) = consumer else { return Ok(()) };
+    write_frame(&mut fresh.stream.send, &frame).await?;
+    fresh.stream.send.finish();
+    fresh.stream.recv.stop(ResetCode::UNSPECIFIED);
+    Ok(())
+}

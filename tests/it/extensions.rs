@@ -1,0 +1,87 @@
+//! wire.md §9: what an agent has named is used, and not a byte of it goes to one that has not.
+
+use outrelay::core::frame::Frame;
+use outrelay::net::framed::write_frame;
+use outrelay::proto::orp;
+
+use crate::harness::{Deployment, pair, rejection};
+
+#[tokio::test]
+async fn hello_ack_names_only_what_both_know() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let legacy = deployment.peer(&relay, 1, &[]).await;
+    assert!(legacy.features.is_empty());
+    let modern = deployment.peer(&relay, 2, &["resume-code", "reject-ctrl", "teleport", "resume-ticket"]).await;
+    let mut features = modern.features.clone();
+    features.sort();
+    assert_eq!(features, ["reject-ctrl", "resume-code"], "what this relay does not do, it does not accept");
+}
+
+#[tokio::test]
+async fn a_reject_is_mirrored_on_the_control_stream_of_an_agent_that_named_it_only() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut modern = deployment.peer(&relay, 1, &["reject-ctrl"]).await;
+    let mut legacy = deployment.peer(&relay, 2, &[]).await;
+    for (peer, mirrored) in [(&mut modern, true), (&mut legacy, false)] {
+        let mut stream = peer.open("nowhere", 99).await;
+        assert_eq!(rejection(&mut stream).await.0, 404);
+        peer.say(&Frame::Ping).await;
+        if mirrored {
+            let Frame::StreamReject(reject) = peer.hear().await else { panic!("not mirrored") };
+            assert_eq!((reject.code, reject.stream_id), (404, 99));
+        }
+        assert_eq!(peer.hear().await, Frame::Pong);
+    }
+}
+
+#[tokio::test]
+async fn what_the_other_end_named_is_told_to_an_agent_that_named_peer_caps_only() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let mut consumer = deployment.peer(&relay, 2, &["peer-caps"]).await;
+    let _pair = pair(&consumer, &provider, 5).await;
+    let told = vec!["resume-code".to_owned()];
+    assert_eq!(
+        consumer.hear().await,
+        Frame::StreamReady(orp::StreamReady { stream_id: 5, peer_capabilities: told, ..Default::default() })
+    );
+    assert_eq!(provider.hear().await, Frame::StreamReady(orp::StreamReady { stream_id: 5, ..Default::default() }));
+}
+
+#[tokio::test]
+async fn a_service_that_was_deregistered_is_no_longer_found() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &["deregister"]).await;
+    let mut consumer = deployment.peer(&relay, 2, &[]).await;
+    provider.register("svc").await;
+    provider.say(&Frame::Deregister(orp::Deregister { service_name: "svc".to_owned() })).await;
+    assert!(matches!(provider.hear().await, Frame::RegisterAck(_)));
+    assert_eq!(rejection(&mut consumer.open("svc", 1).await).await.0, 404);
+
+    // An agent that has not named it is not served it.
+    consumer.register("svc").await;
+    consumer.say(&Frame::Deregister(orp::Deregister { service_name: "svc".to_owned() })).await;
+    consumer.say(&Frame::Ping).await;
+    assert_eq!(consumer.hear().await, Frame::Pong, "skipped");
+    let _stream = provider.open("svc", 2).await;
+    assert_eq!(consumer.incoming().await.0.stream_id, 2);
+}
+
+#[tokio::test]
+async fn a_resume_of_a_stream_is_refused_with_a_reset_while_it_is_not_served() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    for (caps, code) in [(&["resume-code"][..], 0x14), (&[][..], 0)] {
+        let peer = deployment.peer(&relay, 1, caps).await;
+        let mut stream = peer.fresh().await;
+        let resume = orp::StreamResume { stream_id: 5, ..Default::default() };
+        write_frame(&mut stream.send, &Frame::StreamResume(resume)).await.unwrap();
+        let end = crate::harness::drain(&mut stream.recv).await.1;
+        assert_eq!(end, outrelay::net::stream::End::Reset(outrelay::core::reject::ResetCode(code)));
+    }
+}
