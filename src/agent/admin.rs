@@ -96,6 +96,9 @@ async fn answer(args: &AdminArgs, request: Request) -> Reply {
 }
 
 async fn strike(args: &AdminArgs, selector: &str, fault: Fault) -> Reply {
+    if !args.vault.config.admin.fault_injection {
+        return Reply::Refused("fault injection is off: set admin.fault_injection = true".to_owned());
+    }
     let node = match report::find(&args.root, selector) {
         Ok(node) => node,
         Err(why) => return Reply::Refused(why),

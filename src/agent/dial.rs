@@ -136,7 +136,7 @@ async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Con
     };
     reader.consume();
     let now = Instant::now();
-    let cap = u32::try_from(super::vault::STREAMS_MAX).unwrap_or(u32::MAX);
+    let cap = u32::try_from(vault.config.limits.streams).unwrap_or(u32::MAX);
     Ok(Session {
         number: vault.next_session(),
         at,

@@ -18,9 +18,6 @@ pub mod registrations;
 pub mod routes;
 pub mod session;
 
-/// Streams of either side that may live at once.
-pub const STREAMS_MAX: usize = 8192;
-
 /// A local socket at which a remote service is offered. It stays bound while its actor restarts.
 #[derive(Debug)]
 pub struct Offer {
@@ -66,12 +63,12 @@ impl AgentVault {
     ) -> Self {
         Self {
             agent,
+            places: Arc::new(Semaphore::new(config.limits.streams)),
             config,
             endpoint,
             client,
             offers,
             routes: Arc::default(),
-            places: Arc::new(Semaphore::new(STREAMS_MAX)),
             full: Throttle::default(),
             session: watch::Sender::new(None),
             sessions: AtomicU64::new(0),
@@ -136,7 +133,8 @@ impl AgentVault {
         if place.is_none()
             && let Some(unsaid) = self.full.due()
         {
-            tracing::warn!(limit = STREAMS_MAX, refused_before = unsaid, "too many streams: connection is reset");
+            let limit = self.config.limits.streams;
+            tracing::warn!(limit, refused_before = unsaid, "too many streams: connection is reset");
         }
         place
     }
