@@ -62,7 +62,8 @@ pub async fn round(vault: &AgentVault, first: usize) -> Option<Arc<Session>> {
         let address = &vault.config.relays[at];
         match dial(vault, at, address).await {
             Ok(session) => return Some(Arc::new(session)),
-            Err(error) => tracing::warn!(relay = %address, %error, "no session"),
+            // As a quoted text: it may hold what a peer said.
+            Err(error) => tracing::warn!(relay = %address, error = error.to_string(), "no session"),
         }
     }
     None

@@ -324,7 +324,7 @@ fn describe(args: &LinkArgs) {
             "session": session.number,
             "relay": session.relay.as_str(),
             "address": vault.config.relays.get(session.at).map(ToString::to_string),
-            "remote": session.quic.remote_address().to_string(),
+            "remote": session.remote_addr().to_string(),
             "features": session.features.names(),
             "registered": session.registrations.names(),
             "streams_from_relay": streams,

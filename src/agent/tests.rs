@@ -1,5 +1,6 @@
 //! The agent against a scripted relay, over real QUIC on loopback. What the two projects' ends do together is in `tests/it`.
 
+mod admin;
 mod consumer;
 mod harness;
 mod legacy;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::{Admin, AdminArgs};
-use super::link::{Link, LinkArgs};
+use super::link::{Link, LinkArgs, LinkMsg};
 use super::listeners::listener::{Listener, ListenerArgs};
 use super::streams::StreamsHandle;
 use super::vault::{AgentVault, Offer};
@@ -37,19 +37,25 @@ const LISTENERS: Duration = Duration::from_secs(5);
 /// The root with everything below it.
 #[must_use]
 pub fn root(vault: &Arc<AgentVault>) -> OneForOneArgs {
-    let streams = StreamsHandle::default();
+    // Slots are made in the order of the tree: a supervisor stops its children by it.
     let root = Slot::new("agent", vault.agent.uuid());
+    let link_slot = Slot::new("link", "");
+    let streams = StreamsHandle::default();
     OneForOneArgs {
-        children: vec![link(vault, &streams), streams_spec(&streams), listeners(vault, &streams), admin(vault, &root)],
+        children: vec![
+            link(vault, &link_slot, &streams),
+            streams_spec(&streams),
+            listeners(vault, &streams),
+            admin(vault, &root),
+        ],
         slot: root,
         limits: Limits::default(),
     }
 }
 
-fn link(vault: &Arc<AgentVault>, streams: &StreamsHandle) -> ChildSpec {
-    let slot = Slot::new("link", "");
+fn link(vault: &Arc<AgentVault>, slot: &Slot<LinkMsg>, streams: &StreamsHandle) -> ChildSpec {
     let args = LinkArgs { slot: slot.clone(), vault: Arc::clone(vault), streams: streams.clone() };
-    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Link, args.clone()))
+    ChildSpec::new(slot, Restart::Permanent, LEAF, move || (Link, args.clone()))
 }
 
 fn streams_spec(streams: &StreamsHandle) -> ChildSpec {

@@ -104,7 +104,7 @@ impl AgentVault {
     pub fn begin(&self, session: Arc<Session>) {
         tracing::info!(
             relay = %session.relay,
-            remote = %session.quic.remote_address(),
+            remote = %session.remote_addr(),
             session = session.number,
             features = %session.features,
             "session started"

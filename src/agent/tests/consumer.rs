@@ -255,6 +255,23 @@ async fn the_supervisor_of_streams_takes_them_with_it_and_the_session_stays() {
     agent.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_client_beyond_the_limit_is_reset_and_the_others_go_on() {
+    let Scene { agent, mut peer, .. } = scene(&FEATURES, |config| config.limits.streams = 1).await;
+    let mut local = connect(&agent, "far").await;
+    let (mut stream, open) = peer.accept_open().await;
+    peer.ready(open.stream_id).await;
+    expect_rst(&mut connect(&agent, "far").await).await;
+    send_tcp(&mut local, b"x").await;
+    stream.expect(b"x").await;
+    stream.send.reset(0_u32.into()).unwrap();
+    expect_rst(&mut local).await;
+    until("the stream is gone", || count(&agent, "stream") == 0).await;
+    let _again = connect(&agent, "far").await;
+    peer.accept_open().await;
+    agent.shutdown().await;
+}
+
 fn rst(local: TcpStream) {
     local.set_zero_linger().unwrap();
     drop(local);

@@ -1,5 +1,6 @@
 //! A session: one connection to a relay, from HELLO_ACK to its end. The link's actor is restarted over it, in place.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,13 @@ impl Registered {
 }
 
 impl Session {
+    /// Where the relay is, without the IPv6 dress of an IPv4 address.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        let addr = self.quic.remote_address();
+        SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    }
+
     /// Whether the relay says on the control stream of *every* open whether it is accepted, so that application bytes can wait for
     /// that word (wire.md §9, `reject-ctrl`, `resume-code`). A legacy relay does not.
     #[must_use]
