@@ -13,8 +13,11 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
+use tokio::time::Instant;
 
-use crate::admin::protocol::{AgentRow, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow, Struck};
+use crate::admin::protocol::{
+    AgentRow, Draining, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow, Struck,
+};
 use crate::admin::server;
 use crate::clock::unix_ms;
 use crate::core::ids::ServiceName;
@@ -95,6 +98,11 @@ async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
         },
         Request::Kill { actor } => strike(vault, root, &actor, Fault::Kill).await,
         Request::Panic { actor } => strike(vault, root, &actor, Fault::Panic).await,
+        Request::Drain => {
+            tracing::info!("drain asked for by an operator");
+            vault.drain.begin(Instant::now() + vault.config.drain.deadline);
+            Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
+        }
         Request::Hang { actor } => strike(vault, root, &actor, Fault::Hang).await,
     }
 }

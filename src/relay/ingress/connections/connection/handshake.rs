@@ -24,6 +24,7 @@ use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
 use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
 use crate::directory::audit_log::{AuditEvent, Side};
+use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::proto::orp;
@@ -96,6 +97,9 @@ pub struct HandshakeState {
     slot: Slot<HandshakeMsg>,
     from: ConnectionArgs,
     deadline: Instant,
+    since: std::time::Instant,
+    /// Whether the open came to an end that was counted.
+    counted: bool,
     open: Open,
     asked: orp::OpenStream,
     consumer: Option<Fresh>,
@@ -121,6 +125,8 @@ impl Actor for Handshake {
         let limits = &from.vault.config.limits;
         let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame);
         Ok(HandshakeState {
+            since: std::time::Instant::now(),
+            counted: false,
             open: Open::new(from.connection.agent.clone()),
             asked: orp::OpenStream::default(),
             consumer: None,
@@ -146,8 +152,12 @@ impl Actor for Handshake {
             HandshakeMsg::FirstFrame(read) => {
                 let (fresh, frame) = read?;
                 match state.on_first_frame(fresh, frame) {
-                    Some(event) => event,
-                    None => {
+                    Head::Read(event) => event,
+                    Head::Refused(reject) => {
+                        state.reject(reject);
+                        return Ok(());
+                    }
+                    Head::NoOpen => {
                         myself.stop(None);
                         return Ok(());
                     }
@@ -172,6 +182,16 @@ impl Actor for Handshake {
     }
 }
 
+/// What stands at the head of a stream.
+enum Head {
+    /// Something for the state machine.
+    Read(Event),
+    /// An open that is refused without it.
+    Refused(Reject),
+    /// No open at all: the stream was dropped, and so reset.
+    NoOpen,
+}
+
 /// Whether the actor has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -180,26 +200,32 @@ enum Progress {
 }
 
 impl HandshakeState {
-    /// `None` when the stream is no open at all, and is reset by being dropped.
-    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Option<Event> {
+    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Head {
         let agent = &self.from.connection.agent;
-        let event = match frame {
+        let head = match frame {
             Ok(Frame::OpenStream(open)) => {
                 self.asked = open.clone();
-                Event::FrameRead(open)
+                if self.from.vault.drain.has_begun() {
+                    Head::Refused(Reject::new(RejectCode::BadGateway, "the relay is draining"))
+                } else {
+                    Head::Read(Event::FrameRead(open))
+                }
             }
             Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
                 tracing::info!(%agent, frame = frame.name(), "resume is not served: stream is reset");
                 fresh.stream.set_drop_code(ResetCode::NOT_RESUMABLE.for_peer(self.consumer_codes()));
-                return None;
+                return Head::NoOpen;
             }
-            Ok(other) => Event::FrameInvalid(format!("a stream must start with OPEN_STREAM, not {}", other.name())),
-            Err(why) => Event::FrameInvalid(why),
+            Ok(other) => {
+                let why = format!("a stream must start with OPEN_STREAM, not {}", other.name());
+                Head::Read(Event::FrameInvalid(why))
+            }
+            Err(why) => Head::Read(Event::FrameInvalid(why)),
         };
         let stopped = fresh.stream.send.stopped();
         self._consumer_watch = Some(task::owned(&self.slot, stopped, HandshakeMsg::ConsumerGone));
         self.consumer = Some(fresh);
-        Some(event)
+        head
     }
 
     fn on_provider_answered(&mut self, answer: ProviderAnswer) -> Event {
@@ -272,6 +298,7 @@ impl HandshakeState {
                     None
                 }
                 Action::Abandon => {
+                    self.count("abandoned", 0);
                     progress = Progress::Done;
                     None
                 }
@@ -300,6 +327,8 @@ impl HandshakeState {
             reason: verdict.reason.as_ref().into(),
             stream_id: StreamId(self.asked.stream_id),
         });
+        let label = DecisionLabel { side: side.name(), decision: verdict.effect.name() };
+        self.from.vault.metrics.decisions.get_or_create(&label).inc();
         verdict
     }
 
@@ -331,6 +360,7 @@ impl HandshakeState {
 
     /// Writes the refusal, in band and, for an agent that named `reject-ctrl`, on its control stream too.
     fn reject(&mut self, reject: Reject) {
+        self.count("rejected", reject.code.code());
         let connection = &self.from.connection;
         tracing::info!(
             consumer = %connection.agent,
@@ -375,13 +405,21 @@ impl HandshakeState {
             provider,
             reservation,
             stream_use: consumer.stream_use,
+            vault: Arc::clone(&self.from.vault),
         };
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
             return;
         }
+        self.count("spliced", 0);
         self.from.connection.send_control(&ready(stream_id, &self.from.connection, &served_by));
         served_by.send_control(&ready(stream_id, &served_by, &self.from.connection));
+    }
+
+    fn count(&mut self, outcome: &'static str, code: u32) {
+        self.counted = true;
+        self.from.vault.metrics.open(outcome, code);
+        self.from.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
     }
 
     fn parties(&self, candidate: &Candidate) -> Parties {
@@ -394,6 +432,15 @@ impl HandshakeState {
 
     fn consumer_codes(&self) -> CodeAgreement {
         agreement(&self.from.connection, &self.from.connection)
+    }
+}
+
+/// However it ends, it is counted.
+impl Drop for HandshakeState {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.from.vault.metrics.open("aborted", 0);
+        }
     }
 }
 
