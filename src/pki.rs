@@ -312,34 +312,17 @@ mod tests {
             let constraints = certificate.basic_constraints().unwrap().unwrap();
             assert!(constraints.critical && constraints.value.ca);
             assert_eq!(constraints.value.path_len_constraint, Some(0));
-            assert!(
-                certificate
-                    .key_usage()
-                    .unwrap()
-                    .unwrap()
-                    .value
-                    .key_cert_sign()
-            );
+            assert!(certificate.key_usage().unwrap().unwrap().value.key_cert_sign());
         });
     }
 
     #[test]
     fn a_relay_certificate_carries_localhost_once_and_the_names_that_were_asked_for() {
         let ca = Ca::generate().unwrap();
-        let relay = ca
-            .relay(
-                &RELAY.parse().unwrap(),
-                &["localhost", "relay.example", "10.0.0.1"],
-            )
-            .unwrap();
+        let relay = ca.relay(&RELAY.parse().unwrap(), &["localhost", "relay.example", "10.0.0.1"]).unwrap();
         assert_eq!(
             names(&relay.cert_pem),
-            [
-                &format!("uri {RELAY}"),
-                "dns localhost",
-                "dns relay.example",
-                "ip [10, 0, 0, 1]"
-            ]
+            [&format!("uri {RELAY}"), "dns localhost", "dns relay.example", "ip [10, 0, 0, 1]"]
         );
     }
 
@@ -374,18 +357,12 @@ mod tests {
     #[test]
     fn a_validity_that_cannot_be_said_is_refused() {
         assert!(matches!(Validity::days(0), Err(PkiError::Days(0))));
-        assert!(matches!(
-            Validity::days(u32::MAX),
-            Err(PkiError::Days(u32::MAX))
-        ));
+        assert!(matches!(Validity::days(u32::MAX), Err(PkiError::Days(u32::MAX))));
     }
 
     #[test]
     fn a_key_is_not_shown_by_debug() {
-        let issued = Ca::generate()
-            .unwrap()
-            .agent(&AGENT.parse().unwrap())
-            .unwrap();
+        let issued = Ca::generate().unwrap().agent(&AGENT.parse().unwrap()).unwrap();
         assert!(!format!("{issued:?}").contains("PRIVATE"));
     }
 }

@@ -159,38 +159,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
         run(&parse(&["init", path]).unwrap()).unwrap();
-        run(&parse(&[
-            "relay",
-            path,
-            "--region",
-            "acme",
-            "--id",
-            "r1",
-            "--dns",
-            "a.example",
-            "--dns",
-            "b.example",
-        ])
-        .unwrap())
+        run(&parse(&["relay", path, "--region", "acme", "--id", "r1", "--dns", "a.example", "--dns", "b.example"])
+            .unwrap())
         .unwrap();
         run(&parse(&["agent", path, "--tenant", "acme", "--name", "web"]).unwrap()).unwrap();
-        for file in [
-            "ca.crt",
-            "ca.key",
-            "relay-r1.crt",
-            "relay-r1.key",
-            "agent-web.crt",
-            "agent-web.key",
-        ] {
+        for file in ["ca.crt", "ca.key", "relay-r1.crt", "relay-r1.key", "agent-web.crt", "agent-web.key"] {
             assert!(dir.path().join(file).is_file(), "{file}");
         }
-        let again = run(&parse(&["init", path]).unwrap())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            again.contains("ca.crt: exists already (--force replaces it)"),
-            "{again}"
-        );
+        let again = run(&parse(&["init", path]).unwrap()).unwrap_err().to_string();
+        assert!(again.contains("ca.crt: exists already (--force replaces it)"), "{again}");
         run(&parse(&["init", path, "--force", "--days", "30", "--json"]).unwrap()).unwrap();
     }
 
@@ -198,11 +175,6 @@ mod tests {
     fn names_that_break_a_rule_are_usage_errors() {
         assert!(parse(&["relay", "d", "--region", "Acme", "--id", "r1"]).is_err());
         assert!(parse(&["relay", "d", "--region", "acme", "--id", "r/1"]).is_err());
-        assert!(
-            parse(&[
-                "agent", "d", "--tenant", "acme", "--name", "web", "--uuid", "no"
-            ])
-            .is_err()
-        );
+        assert!(parse(&["agent", "d", "--tenant", "acme", "--name", "web", "--uuid", "no"]).is_err());
     }
 }

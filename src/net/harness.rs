@@ -16,18 +16,13 @@ use crate::net::tls::{self, TlsMaterial};
 use crate::pki::{Ca, Issued};
 
 pub(crate) const DROPPED: ResetCode = ResetCode(0x777);
-pub(crate) const LOOPBACK: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 pub(crate) const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-0123456789ab";
 pub(crate) const RELAY: &str = "outrelay://acme/relay/r1";
 
 pub(crate) static CA: LazyLock<Ca> = LazyLock::new(|| Ca::generate().unwrap());
-static RELAY_TLS: LazyLock<TlsMaterial> = LazyLock::new(|| {
-    material(
-        &CA,
-        &CA.relay(&RELAY.parse::<RelayUri>().unwrap(), &[]).unwrap(),
-    )
-});
+static RELAY_TLS: LazyLock<TlsMaterial> =
+    LazyLock::new(|| material(&CA, &CA.relay(&RELAY.parse::<RelayUri>().unwrap(), &[]).unwrap()));
 static AGENT_TLS: LazyLock<TlsMaterial> =
     LazyLock::new(|| material(&CA, &CA.agent(&AGENT.parse::<AgentUri>().unwrap()).unwrap()));
 
@@ -37,16 +32,12 @@ pub(crate) fn material(ca: &Ca, issued: &Issued) -> TlsMaterial {
 
 /// Fails the test instead of hanging it.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), what)
-        .await
-        .expect("within 10 s")
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("within 10 s")
 }
 
 /// Whether `what` resolves within 2 s: for what must happen without anything else happening.
 pub(crate) async fn promptly<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(2), what)
-        .await
-        .expect("promptly")
+    tokio::time::timeout(Duration::from_secs(2), what).await.expect("promptly")
 }
 
 /// Polls once.
@@ -75,17 +66,10 @@ pub(crate) async fn pair(config: &QuicConfig) -> Pair {
     let dialer = quic::bind(LOOPBACK, config, None).unwrap();
     let tls = tls::client_config(&AGENT_TLS, &[tls::ALPN_ORP]).unwrap();
     let client = quic::client_config(tls, config).unwrap();
-    let connecting = dialer
-        .connect_with(client, listener.local_addr().unwrap(), "localhost")
-        .unwrap();
+    let connecting = dialer.connect_with(client, listener.local_addr().unwrap(), "localhost").unwrap();
     let (client, server) =
-        soon(async { tokio::join!(connecting, async { listener.accept().await.unwrap().await }) })
-            .await;
-    Pair {
-        client: client.unwrap(),
-        server: server.unwrap(),
-        endpoints: [dialer, listener],
-    }
+        soon(async { tokio::join!(connecting, async { listener.accept().await.unwrap().await }) }).await;
+    Pair { client: client.unwrap(), server: server.unwrap(), endpoints: [dialer, listener] }
 }
 
 impl Pair {

@@ -116,10 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_stream_limit_holds_and_no_unidirectional_stream_is_allowed() {
-        let config = QuicConfig {
-            streams_initial: 2,
-            ..QuicConfig::default()
-        };
+        let config = QuicConfig { streams_initial: 2, ..QuicConfig::default() };
         let pair = harness::pair(&config).await;
         let _first = soon(pair.client.open_bi()).await.unwrap();
         let _second = soon(pair.client.open_bi()).await.unwrap();
@@ -138,20 +135,12 @@ mod tests {
         };
         let pair = harness::pair(&config).await;
         // Three times the idle timeout: the keepalive works.
-        assert!(
-            tokio::time::timeout(Duration::from_millis(900), pair.client.closed())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(900), pair.client.closed()).await.is_err());
     }
 
     #[tokio::test]
     async fn a_larger_mtu_is_used_on_a_path_that_carries_it() {
-        let config = QuicConfig {
-            initial_mtu: 6500,
-            max_mtu: 6500,
-            ..QuicConfig::default()
-        };
+        let config = QuicConfig { initial_mtu: 6500, max_mtu: 6500, ..QuicConfig::default() };
         let pair = harness::pair(&config).await;
         soon(async {
             while pair.client.stats().path.current_mtu < 6500 {

@@ -26,7 +26,6 @@ impl StreamLimit {
     }
 
     /// The peer opened a stream; it counts until the result is dropped.
-    #[must_use]
     pub fn opened(&self) -> StreamUse {
         let in_use = self.0.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         let limit = self.0.limit.load(Ordering::Relaxed);
