@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Run the relay service
     Relay(relay::RelayArgs),
+    /// Run the agent beside a service
+    Agent(agent::AgentArgs),
     /// Look into a running relay or agent, over its admin socket
     Admin(admin::AdminArgs),
     /// Read the rules: which one decides, and why
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Relay(args) => relay::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
         Command::Admin(args) => admin::run(args).await,
         Command::Policy(args) => policy::run(args),
         Command::Pki(args) => pki::run(&args).map(|()| ExitCode::SUCCESS),
