@@ -5,6 +5,7 @@
 mod harness;
 
 mod admin;
+mod agents;
 mod bulk;
 mod deadlines;
 mod docs;
@@ -15,5 +16,6 @@ mod fault;
 mod frames;
 mod identity;
 mod opening;
+mod operate;
 mod reconnect;
 mod refusals;
