@@ -213,6 +213,6 @@ fn tls(dir: &Path, name: &str, ca: &Ca, issued: &Issued) -> anyhow::Result<Tls> 
     Ok(Tls {
         cert: file("crt", &issued.cert_pem)?,
         key: file("key", &issued.key_pem)?,
-        ca: file("ca.crt", &ca.cert_pem())?,
+        ca: file("ca.crt", ca.cert_pem())?,
     })
 }
