@@ -166,6 +166,12 @@ impl Metrics {
     pub fn limit_hit(&self, limit: &'static str) {
         self.limits_hit.get_or_create(&LimitLabel { limit }).inc();
     }
+
+    /// The counter of one limit, for what outlives a look at the whole.
+    #[must_use]
+    pub fn limit(&self, limit: &'static str) -> Counter {
+        self.limits_hit.get_or_create_owned(&LimitLabel { limit })
+    }
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Relay {
             policy: PolicyStore::default(),
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
             streams: StreamIndex::default(),
-            connections: Connections::default(),
+            connections: Connections::new(metrics.limit("control_queue")),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),

@@ -15,6 +15,7 @@ mod extensions;
 mod fault;
 mod frames;
 mod identity;
+mod limits;
 mod opening;
 mod operate;
 mod reconnect;

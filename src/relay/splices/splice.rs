@@ -50,8 +50,8 @@ pub struct Pair {
     pub codes: CodeAgreement,
     /// The stream's place in the index.
     pub reservation: Reservation,
-    /// The consumer's stream counts toward its connection's limit.
-    pub stream_use: StreamUse,
+    /// Both streams count toward their connection's limit.
+    pub stream_uses: [StreamUse; 2],
     /// Where streams and bytes are counted.
     pub vault: Arc<Vault>,
 }
@@ -96,7 +96,7 @@ pub struct SpliceState {
     vault: Arc<Vault>,
     _counted: Counted,
     _reservation: Reservation,
-    _stream_use: StreamUse,
+    _stream_uses: [StreamUse; 2],
 }
 
 /// One direction.
@@ -147,7 +147,7 @@ impl Actor for Splice {
             up,
             down,
             _reservation: pair.reservation,
-            _stream_use: pair.stream_use,
+            _stream_uses: pair.stream_uses,
         })
     }
 

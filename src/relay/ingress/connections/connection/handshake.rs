@@ -27,6 +27,7 @@ use crate::directory::audit_log::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, WriteEnd};
+use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
@@ -38,7 +39,7 @@ use crate::vault::streams::{Parties, Reservation};
 #[derive(Debug)]
 pub enum ProviderAnswer {
     /// STREAM_ACCEPT; the stream carries application bytes from here on.
-    Accepted(BiStream),
+    Accepted(BiStream, StreamUse),
     /// STREAM_REJECT.
     Rejected(orp::StreamReject),
     /// No stream, no answer, or no sense in it.
@@ -104,7 +105,7 @@ pub struct HandshakeState {
     asked: orp::OpenStream,
     consumer: Option<Fresh>,
     providers: Vec<Arc<AgentConnection>>,
-    provider: Option<BiStream>,
+    provider: Option<(BiStream, StreamUse)>,
     reservation: Option<Reservation>,
     /// Reads the first frame, then asks providers, then writes a refusal: one at a time.
     work: Owned,
@@ -205,11 +206,7 @@ impl HandshakeState {
         let head = match frame {
             Ok(Frame::OpenStream(open)) => {
                 self.asked = open.clone();
-                if self.from.vault.drain.has_begun() {
-                    Head::Refused(Reject::new(RejectCode::BadGateway, "the relay is draining"))
-                } else {
-                    Head::Read(Event::FrameRead(open))
-                }
+                self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
             }
             Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
                 tracing::info!(%agent, frame = frame.name(), "resume is not served: stream is reset");
@@ -228,10 +225,23 @@ impl HandshakeState {
         head
     }
 
+    /// What is refused whatever it asks for.
+    fn refused_unread(&self) -> Option<Reject> {
+        let vault = &self.from.vault;
+        if vault.drain.has_begun() {
+            return Some(Reject::new(RejectCode::BadGateway, "the relay is draining"));
+        }
+        let limit = vault.config.limits.streams;
+        (vault.traffic.streams() >= limit).then(|| {
+            vault.metrics.limit_hit("streams");
+            Reject::new(RejectCode::Limit, format!("this relay carries at most {limit} streams"))
+        })
+    }
+
     fn on_provider_answered(&mut self, answer: ProviderAnswer) -> Event {
         match answer {
-            ProviderAnswer::Accepted(stream) => {
-                self.provider = Some(stream);
+            ProviderAnswer::Accepted(stream, stream_use) => {
+                self.provider = Some((stream, stream_use));
                 Event::ProviderAccepted
             }
             ProviderAnswer::Rejected(reject) => Event::ProviderRejected { code: reject.code, reason: reject.reason },
@@ -388,7 +398,7 @@ impl HandshakeState {
 
     /// Hands the pair over. When nobody takes it, both streams are reset by being dropped.
     fn splice(&mut self, stream_id: StreamId, candidate: &Candidate, p2p_mode: P2pMode) {
-        let (Some(consumer), Some(provider), Some(reservation), Some(served_by)) =
+        let (Some(consumer), Some((provider, provider_use)), Some(reservation), Some(served_by)) =
             (self.consumer.take(), self.provider.take(), self.reservation.take(), self.provider_connection(candidate))
         else {
             tracing::error!(stream = %stream_id, "nothing to splice");
@@ -404,7 +414,7 @@ impl HandshakeState {
             consumer: consumer.stream,
             provider,
             reservation,
-            stream_use: consumer.stream_use,
+            stream_uses: [consumer.stream_use, provider_use],
             vault: Arc::clone(&self.from.vault),
         };
         if self.from.splices.start(pair).is_err() {
@@ -489,6 +499,9 @@ async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, 
 
 async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream, frame_max: u32) -> ProviderAnswer {
     let unavailable = |why: String| ProviderAnswer::Unavailable(why);
+    let Some(stream_use) = provider.streams.take() else {
+        return unavailable("it has as many streams as it may".to_owned());
+    };
     let (send, recv) = match provider.quic.open_bi().await {
         Ok(stream) => stream,
         Err(error) => return unavailable(format!("no stream: {error}")),
@@ -499,7 +512,7 @@ async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream,
         return unavailable(format!("it did not take INCOMING_STREAM: {end}"));
     }
     match read_frame(&mut stream.recv, frame_max).await {
-        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream),
+        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream, stream_use),
         Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
         Ok(other) => unavailable(format!("it answered {}", other.name())),
         Err(error) => unavailable(format!("it gave no answer: {error}")),
