@@ -24,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Show the whole system at work in one process
+    Demo(demo::DemoArgs),
     /// Run the relay service
     Relay(relay::RelayArgs),
     /// Run the agent beside a service
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Relay(args) => relay::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Admin(args) => admin::run(args).await,

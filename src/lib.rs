@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod directory;
+pub mod metrics;
 pub mod net;
 pub mod pki;
 pub mod relay;

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::relay::RelayConfig;
 use crate::core::identity::{Identity, RelayUri};
+use crate::metrics::Metrics;
 use crate::net::{quic, tls};
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
@@ -22,11 +24,14 @@ use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
 use crate::vault::connections::Connections;
+use crate::vault::drain::Drain;
 use crate::vault::policy::PolicyStore;
 use crate::vault::streams::StreamIndex;
+use crate::vault::traffic::Traffic;
 
 pub mod admin;
 pub mod audit;
+pub mod http;
 pub mod ingress;
 pub mod policy;
 pub mod registry;
@@ -57,6 +62,14 @@ pub enum StartError {
     /// The UDP socket cannot be had.
     #[error("cannot listen on udp {addr}")]
     Bind {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The HTTP side's TCP socket cannot be had.
+    #[error("cannot listen on http {addr}")]
+    Http {
         /// Where.
         addr: SocketAddr,
         /// Why not.
@@ -96,14 +109,20 @@ impl Relay {
         let server = tls::server_config(&material, &[tls::ALPN_ORP])?;
         let endpoint = quic::bind(config.listen, &config.quic, Some(server))
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        let http = config.http.listen.map(bind_http).transpose()?;
+        let metrics = Metrics::default();
         let vault = Arc::new(Vault {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue),
+            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
             streams: StreamIndex::default(),
-            connections: Connections::default(),
+            connections: Connections::new(metrics.limit("control_queue")),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),
+            traffic: Traffic::new(&metrics),
+            drain: Drain::default(),
+            metrics,
+            http,
             config,
         });
         let args = tree::root(&vault);
@@ -123,6 +142,12 @@ impl Relay {
     /// When the socket does not say.
     pub fn quic_addr(&self) -> std::io::Result<SocketAddr> {
         self.vault.endpoint.local_addr()
+    }
+
+    /// Where it listens for HTTP, if it does.
+    #[must_use]
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.vault.http.as_ref().and_then(|socket| socket.local_addr().ok())
     }
 
     /// What outlives its actors.
@@ -156,6 +181,17 @@ impl Relay {
         self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
     }
 
+    /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
+    /// [`Relay::shutdown`] is due. [`Drain::begin`] may have been called before, by an operator.
+    pub async fn drain(&self) {
+        self.vault.drain.begin(Instant::now() + self.vault.config.drain.deadline);
+        let deadline = self.vault.drain.begun().await;
+        tracing::info!(streams = self.vault.traffic.streams(), "draining");
+        if tokio::time::timeout_at(deadline, self.vault.traffic.wait_idle()).await.is_err() {
+            tracing::warn!(streams = self.vault.traffic.streams(), "drain deadline is over: streams are reset");
+        }
+    }
+
     /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
     /// still run are reset.
     pub async fn shutdown(mut self) {
@@ -173,6 +209,11 @@ impl Relay {
             tracing::warn!(within = ?FAREWELL, "some peers did not hear that the relay stops");
         }
     }
+}
+
+fn bind_http(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let bound = std::net::TcpListener::bind(addr).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    bound.map_err(|source| StartError::Http { addr, source })
 }
 
 impl Drop for Relay {

@@ -14,11 +14,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 
 use super::vault::AgentVault;
-use crate::admin::protocol::{Reply, Request, Struck};
-use crate::admin::server;
-use crate::supervise::fault::{self, Fault};
+use crate::admin::protocol::{Reply, Request};
+use crate::admin::{actors, server};
 use crate::supervise::node::Node;
-use crate::supervise::report::{self, Report};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 
@@ -79,35 +77,10 @@ impl Actor for Admin {
 }
 
 async fn answer(args: &AdminArgs, request: Request) -> Reply {
-    match request {
-        Request::Tree => Reply::done(&Report::of(&args.root)),
-        Request::Streams => Reply::Done(streams(&args.root)),
-        Request::Inspect { actor } => match report::find(&args.root, &actor) {
-            Ok(node) => Reply::done(&Report::of(&node)),
-            Err(why) => Reply::Refused(why),
-        },
-        Request::Kill { actor } => strike(args, &actor, Fault::Kill).await,
-        Request::Panic { actor } => strike(args, &actor, Fault::Panic).await,
-        Request::Hang { actor } => strike(args, &actor, Fault::Hang).await,
-        Request::Agents | Request::Services | Request::Policy => {
-            Reply::Refused("this is an agent; a relay knows that".to_owned())
-        }
-    }
-}
-
-async fn strike(args: &AdminArgs, selector: &str, fault: Fault) -> Reply {
-    if !args.vault.config.admin.fault_injection {
-        return Reply::Refused("fault injection is off: set admin.fault_injection = true".to_owned());
-    }
-    let node = match report::find(&args.root, selector) {
-        Ok(node) => node,
-        Err(why) => return Reply::Refused(why),
-    };
-    let struck = Struck { id: node.id(), actor: node.label() };
-    tracing::warn!(actor = %struck.actor, id = struck.id, ?fault, "fault injected by an operator");
-    match fault::inject(&node, fault).await {
-        Ok(()) => Reply::done(&struck),
-        Err(error) => Reply::Refused(error.to_string()),
+    match actors::answer(&args.root, args.vault.config.admin.fault_injection.into(), request).await {
+        Ok(reply) => reply,
+        Err(Request::Streams) => Reply::Done(streams(&args.root)),
+        Err(_) => Reply::Refused("this is an agent; a relay knows that".to_owned()),
     }
 }
 

@@ -304,7 +304,7 @@ async fn accept(args: LinkArgs, session: Arc<Session>) -> quinn::ConnectionError
             Ok(stream) => stream,
             Err(end) => return end,
         };
-        let stream_use = session.streams.opened();
+        let Some(stream_use) = session.streams.take() else { continue };
         let mut stream = BiStream::from_quic(&session.quic, send, recv, code(ResetCode::RETRY));
         match args.vault.place() {
             Some(place) => args.streams.provide(&args.vault, &session, stream, stream_use, place),

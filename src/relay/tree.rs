@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::admin::{Admin, AdminArgs, AdminMsg};
 use super::audit::{Audit, AuditArgs, AuditMsg};
+use super::http::{Http, HttpArgs, HttpMsg};
 use super::ingress::connections::ConnectionsHandle;
 use super::ingress::quic_listener::{QuicListener, QuicListenerArgs, QuicListenerMsg};
 use super::policy::{Policy, PolicyArgs, PolicyMsg};
@@ -22,7 +23,7 @@ use crate::supervise::spec::{ChildSpec, Restart};
 use crate::vault::Vault;
 
 /// Every kind of actor in the tree, and the kind of its supervisor; the root's is empty.
-pub const KINDS: [(&str, &str); 13] = [
+pub const KINDS: [(&str, &str); 14] = [
     ("relay", ""),
     ("audit", "relay"),
     ("policy", "relay"),
@@ -36,6 +37,7 @@ pub const KINDS: [(&str, &str); 13] = [
     ("handshake", "connection"),
     ("quic_listener", "ingress"),
     ("admin", "relay"),
+    ("http", "relay"),
 ];
 
 /// How long a leaf gets to stop.
@@ -60,6 +62,7 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
             splices_spec(&splices),
             ingress(vault, connections),
             admin(vault, &root),
+            http(vault, &root),
         ],
         slot: root,
         limits: Limits::default(),
@@ -126,5 +129,13 @@ fn admin(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {
     let (vault, root, own) = (Arc::clone(vault), Arc::clone(root.node()), slot.clone());
     ChildSpec::new(&slot, Restart::Permanent, LEAF, move || {
         (Admin, AdminArgs { slot: own.clone(), vault: Arc::clone(&vault), root: Arc::clone(&root) })
+    })
+}
+
+fn http(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {
+    let slot = Slot::<HttpMsg>::new("http", "");
+    let (vault, root, own) = (Arc::clone(vault), Arc::clone(root.node()), slot.clone());
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || {
+        (Http, HttpArgs { slot: own.clone(), vault: Arc::clone(&vault), root: Arc::clone(&root) })
     })
 }

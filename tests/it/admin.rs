@@ -54,7 +54,7 @@ async fn an_operator_sees_agents_services_streams_rules_and_the_tree() {
         assert!(tree[0].get(field).is_some(), "{field}");
     }
     let drawn = String::from_utf8(admin(&socket, &["tree"]).await.stdout).unwrap();
-    for line in ["relay:r1", "└── admin", "splice:42", "quic_listener"] {
+    for line in ["relay:r1", "├── admin", "└── http", "splice:42", "quic_listener"] {
         assert!(drawn.contains(line), "{line} is not in\n{drawn}");
     }
     let one = json(&socket, &["inspect", "splice:42"]).await;

@@ -91,6 +91,7 @@ impl Deployment {
         config.directory.audit = Some(self.dir.path().join(format!("{id}-audit.jsonl")));
         config.admin.socket = Some(self.dir.path().join(format!("{id}.sock")));
         config.admin.fault_injection = true;
+        config.http.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config
     }
 

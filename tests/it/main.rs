@@ -5,6 +5,7 @@
 mod harness;
 
 mod admin;
+mod agents;
 mod bulk;
 mod deadlines;
 mod docs;
@@ -14,6 +15,8 @@ mod extensions;
 mod fault;
 mod frames;
 mod identity;
+mod limits;
 mod opening;
+mod operate;
 mod reconnect;
 mod refusals;
