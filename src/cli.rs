@@ -8,6 +8,7 @@ use crate::config::Problems;
 
 pub mod admin;
 pub mod agent;
+pub mod bench;
 pub mod demo;
 pub mod pki;
 pub mod policy;
@@ -36,6 +37,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Make certificates
     Pki(pki::PkiArgs),
+    /// Measure a relay, this project's or a legacy one, under load
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program.
@@ -57,6 +60,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Admin(args) => admin::run(args).await,
         Command::Policy(args) => policy::run(args),
         Command::Pki(args) => pki::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
