@@ -28,6 +28,16 @@ fn actors_md_names_every_actor_of_the_tree_and_its_supervisor() {
 }
 
 #[test]
+fn actors_md_names_every_actor_of_the_agent() {
+    let header = "| actor | kind of its supervisor | file | its messages | on crash or kill |";
+    let listed: BTreeSet<(String, String)> =
+        rows(ACTORS, header).iter().map(|row| (row[0].to_owned(), row[1].replace('–', ""))).collect();
+    let kinds = outrelay::agent::tree::KINDS;
+    let real: BTreeSet<_> = kinds.iter().map(|(kind, under)| ((*kind).to_owned(), (*under).to_owned())).collect();
+    assert_eq!(listed, real);
+}
+
+#[test]
 fn actors_md_says_what_every_death_costs() {
     let told: BTreeSet<_> =
         rows(ACTORS, "| actor | what happens | what a user sees |").iter().map(|row| row[0].to_owned()).collect();
