@@ -14,6 +14,7 @@ pub mod pki;
 pub mod policy;
 pub mod relay;
 pub mod stop;
+pub mod systemd;
 
 /// An outbound-only relay: services in private networks reach each other with no inbound port.
 #[derive(Debug, clap::Parser)]

@@ -156,6 +156,12 @@ impl Relay {
         &self.vault
     }
 
+    /// The root actor's node.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
     /// The live tree.
     #[must_use]
     pub fn tree(&self) -> Report {

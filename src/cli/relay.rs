@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::stop::StopSignals;
+use super::systemd;
 use crate::admin::server;
 use crate::clock::now_unix_ms;
 use crate::config::Problems;
@@ -115,15 +116,18 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
         write_ready(file, &ready)?;
     }
     let vault = Arc::clone(relay.vault());
+    let watchdog = systemd::ready(relay.root());
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         _ = vault.drain.begun() => tracing::info!("stopping: drained by an operator"),
         why = relay.failed() => return Ok(failed(&why)),
     }
+    systemd::stopping();
     tokio::select! {
         () = relay.drain() => {}
         signal = signals.next() => tracing::warn!(signal, "second signal: stopping at once"),
     }
+    drop(watchdog);
     relay.shutdown().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

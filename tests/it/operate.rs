@@ -1,7 +1,8 @@
 //! What an operator relies on: health, metrics that add up, a drain.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use outrelay::net::stream::End;
@@ -136,16 +137,33 @@ async fn sigterm_ends_the_program_with_exit_code_0_and_bad_input_with_2() {
         command.arg("--rules").arg(rules).arg("--ready-file").arg(&ready).stderr(std::process::Stdio::piped());
         command
     };
-    let mut running = relay(config.directory.rules.as_ref().unwrap()).spawn().unwrap();
+    let systemd = UnixDatagram::bind(deployment.dir.path().join("notify")).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = HashSet::new();
+    let mut hear = |word: &str| {
+        let mut message = [0; 64];
+        while let Ok(len) = systemd.recv(&mut message) {
+            said.insert(String::from_utf8_lossy(&message[..len]).trim().to_owned());
+        }
+        said.contains(word).then_some(())
+    };
+    let mut running = relay(config.directory.rules.as_ref().unwrap())
+        .env("NOTIFY_SOCKET", deployment.dir.path().join("notify"))
+        .env("WATCHDOG_USEC", "100000")
+        .spawn()
+        .unwrap();
     let written: serde_json::Value =
         eventually("the ready file", || serde_json::from_str(&std::fs::read_to_string(&ready).ok()?).ok()).await;
     assert_eq!(written["pid"], running.id());
     let http: SocketAddr = written["http"].as_str().unwrap().parse().unwrap();
     assert_eq!(get(http, "/readyz").await.0, 200);
+    eventually("systemd hears READY", || hear("READY=1")).await;
+    eventually("systemd hears the watchdog", || hear("WATCHDOG=1")).await;
     let killed = Command::new("kill").arg("-TERM").arg(running.id().to_string()).status().unwrap();
     assert!(killed.success());
     let status = eventually("it has exited", || running.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(0));
+    eventually("systemd hears STOPPING", || hear("STOPPING=1")).await;
 
     let bad = deployment.write("bad.toml", "[[rule]]\nid = 7\n[[allow]]\ntenant = \"A\"\n");
     let output = relay(&bad).output().unwrap();
