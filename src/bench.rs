@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use failure::{Failure, Failures};
 use figures::Figures;
-use process::RelayProcess;
+use process::Process;
 use report::{Report, Run};
 use site::Site;
 
@@ -119,7 +119,7 @@ pub struct Plan {
     /// How many runs, one after the other.
     pub runs: u32,
     /// The relay's process, when it runs on this machine and its CPU time and memory are wanted.
-    pub relay: Option<RelayProcess>,
+    pub relay: Option<Process>,
 }
 
 /// Does what `plan` says. What fails is in the report; after a run that could not be set up there is no further one.

@@ -41,6 +41,9 @@ figures! {
     MbPerS = "mb_per_s", "payload", "MB/s";
     /// CPU time of the relay per payload.
     CpuSPerGb = "cpu_s_per_gb", "relay CPU per payload", "s/GB";
+    /// CPU time of the benchmark itself per payload: it sends and receives as much as the relay does. On a machine that is shared, the two rise and
+    /// fall together, and their ratio says more than either.
+    OwnCpuSPerGb = "own_cpu_s_per_gb", "this program's, for comparison", "s/GB";
     /// Round trips per second.
     RoundsPerS = "rounds_per_s", "round trips", "1/s";
     /// Streams opened per second.

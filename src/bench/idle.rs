@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::agent::{Agent, end_text};
 use super::failure::{Failure, Failures, Step};
 use super::figures::{Figure, Figures};
-use super::process::{Meter, RelayProcess};
+use super::process::{Meter, Process};
 use super::provider::Provider;
 use super::report::Run;
 use super::site::{Identity, Site, Use};
@@ -85,7 +85,7 @@ fn set_idle(figures: &mut Figures, held: &Held, window: &super::process::Window)
 type Growth = (usize, f64);
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 KiB")]
-async fn growth(plan: &Plan, relay: &RelayProcess, add: impl AsyncFnOnce() -> usize) -> Result<Growth, Failure> {
+async fn growth(plan: &Plan, relay: &Process, add: impl AsyncFnOnce() -> usize) -> Result<Growth, Failure> {
     let before = settled_rss_kib(plan, relay).await?;
     let added = add().await;
     let after = if added > 0 { settled_rss_kib(plan, relay).await? } else { before };
@@ -100,7 +100,7 @@ fn set_per_unit(figures: &mut Figures, figure: Figure, (added, kib): Growth) {
 }
 
 /// The relay's memory once it no longer changes, or after as long as a run is measured.
-async fn settled_rss_kib(plan: &Plan, relay: &RelayProcess) -> Result<u64, Failure> {
+async fn settled_rss_kib(plan: &Plan, relay: &Process) -> Result<u64, Failure> {
     let deadline = Instant::now() + plan.timing.measured;
     let (mut last, mut same) = (relay.rss_kib()?, 0);
     while same < SAME && Instant::now() < deadline {

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::failure::{Failure, Failures, Step};
 use super::figures::Times;
-use super::process::{Meter, RelayProcess, Window};
+use super::process::{Meter, Process, Window};
 use super::{GRACE, Timing};
 
 /// After a failure, so that a relay that refuses at once is not asked as fast as it can answer.
@@ -62,7 +62,7 @@ impl Phase {
     pub(super) async fn pass(
         &self,
         timing: Timing,
-        relay: Option<&RelayProcess>,
+        relay: Option<&Process>,
         count: impl Fn() -> u64,
     ) -> Result<(Window, u64), Failure> {
         debug_assert_eq!(self.0.load(Ordering::Relaxed), WARM_UP, "a phase is passed once");
@@ -103,11 +103,7 @@ impl Lap {
 }
 
 /// Lets `workers` work. Whoever has not ended [`GRACE`] after the window has failed.
-pub(super) async fn drive<W: Worker>(
-    workers: Vec<W>,
-    timing: Timing,
-    relay: Option<&RelayProcess>,
-) -> Result<Lap, Failure> {
+pub(super) async fn drive<W: Worker>(workers: Vec<W>, timing: Timing, relay: Option<&Process>) -> Result<Lap, Failure> {
     let phase = Arc::new(Phase::default());
     let mut working = JoinSet::new();
     for worker in workers {

@@ -1,4 +1,4 @@
-//! What the relay's process used, as `/proc` tells it (Linux; proc_pid_stat(5)).
+//! What a process used, as `/proc` tells it (Linux; proc_pid_stat(5)).
 //!
 //! CPU time is the sum of its threads' `schedstat`, which counts nanoseconds. A thread that ended takes its figure with it, so when one did,
 //! `stat` is used instead: the whole process with its dead threads, in ticks of 10 ms. (The tick that `/proc` speaks in is 1/100 s on every
@@ -14,9 +14,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// Where utime stands in `stat`, counted from the state behind the command's closing parenthesis; stime follows.
 const UTIME: usize = 11;
 
-/// The relay's process.
+/// A process of this machine: the relay's, or this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayProcess {
+pub struct Process {
     pid: u32,
     proc: PathBuf,
 }
@@ -32,7 +32,7 @@ pub struct Usage {
     sleeps: u64,
 }
 
-impl RelayProcess {
+impl Process {
     /// The process with this id.
     ///
     /// # Errors
@@ -126,10 +126,11 @@ fn field(status: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// Measures time, and the relay's CPU time with it.
+/// Measures time, and with it the CPU time of the relay and of this process.
 #[derive(Debug)]
 pub struct Meter<'a> {
-    relay: Option<(&'a RelayProcess, Usage)>,
+    relay: Option<(&'a Process, Usage)>,
+    own: (Process, Usage),
     begun: Instant,
 }
 
@@ -140,6 +141,8 @@ pub struct Window {
     pub seconds: f64,
     /// CPU time that the relay used, in seconds; none when its process is not known.
     pub cpu_seconds: Option<f64>,
+    /// CPU time that this process used, in seconds.
+    pub own_cpu_seconds: f64,
     /// Voluntary context switches of the relay.
     pub sleeps: Option<u64>,
 }
@@ -149,9 +152,11 @@ impl<'a> Meter<'a> {
     ///
     /// # Errors
     /// When the relay's process is gone.
-    pub fn start(relay: Option<&'a RelayProcess>) -> Result<Self, Failure> {
+    pub fn start(relay: Option<&'a Process>) -> Result<Self, Failure> {
         let relay = relay.map(|relay| relay.usage().map(|usage| (relay, usage))).transpose()?;
-        Ok(Self { relay, begun: Instant::now() })
+        let own = Process::find(std::process::id())?;
+        let used = own.usage()?;
+        Ok(Self { relay, own: (own, used), begun: Instant::now() })
     }
 
     /// From the start to now.
@@ -160,12 +165,14 @@ impl<'a> Meter<'a> {
     /// When the relay's process is gone.
     pub fn stop(self) -> Result<Window, Failure> {
         let seconds = self.begun.elapsed().as_secs_f64();
+        let (own, before) = self.own;
+        let own_cpu_seconds = own.usage()?.cpu_since(&before).as_secs_f64();
         let Some((relay, before)) = self.relay else {
-            return Ok(Window { seconds, cpu_seconds: None, sleeps: None });
+            return Ok(Window { seconds, own_cpu_seconds, cpu_seconds: None, sleeps: None });
         };
         let after = relay.usage()?;
         let cpu_seconds = Some(after.cpu_since(&before).as_secs_f64());
-        Ok(Window { seconds, cpu_seconds, sleeps: Some(after.sleeps_since(&before)) })
+        Ok(Window { seconds, own_cpu_seconds, cpu_seconds, sleeps: Some(after.sleeps_since(&before)) })
     }
 }
 
@@ -182,7 +189,7 @@ mod tests {
 
     #[test]
     fn this_process_is_seen_to_work() {
-        let process = RelayProcess::find(std::process::id()).unwrap();
+        let process = Process::find(std::process::id()).unwrap();
         assert!(process.rss_kib().unwrap() > 100);
         let meter = Meter::start(Some(&process)).unwrap();
         let begun = Instant::now();
@@ -208,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_is_said() {
-        let error = RelayProcess::find(u32::MAX).unwrap_err().to_string();
+        let error = Process::find(u32::MAX).unwrap_err().to_string();
         assert!(error.starts_with("relay process: /proc/4294967295/stat: "), "{error}");
     }
 }

@@ -93,6 +93,7 @@ fn figures(window: &Window, bytes: u64) -> Figures {
         figures.set(Figure::CpuSPerGb, cpu / (bytes / 1e9));
         figures.set(Figure::RelayCores, cpu / window.seconds);
     }
+    figures.set(Figure::OwnCpuSPerGb, window.own_cpu_seconds / (bytes / 1e9));
     figures
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use crate::admin::draw;
 use crate::bench::figures::{Figure, Figures};
 use crate::bench::payload::BLOCK;
-use crate::bench::process::RelayProcess;
+use crate::bench::process::Process;
 use crate::bench::report::Report;
 use crate::bench::site::Site;
 use crate::bench::{self, Direction, Mode, Plan, Timing};
@@ -183,7 +183,7 @@ async fn plan(args: Common, mode: Mode) -> anyhow::Result<Plan> {
     if let Err(error) = &ca {
         problem("--ca, --ca-key", format!("{:#}", anyhow!("{error}")));
     }
-    let relay = args.relay_pid.map(RelayProcess::find).transpose();
+    let relay = args.relay_pid.map(Process::find).transpose();
     match &relay {
         Err(failure) => problem("--relay-pid", failure.to_string()),
         Ok(None) if matches!(mode, Mode::Idle { .. }) => {

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrelay::bench::process::RelayProcess;
+use outrelay::bench::process::Process;
 use outrelay::bench::report::Report;
 use outrelay::bench::site::Site;
 use outrelay::bench::{self, Direction, Mode, Plan, Timing};
@@ -25,7 +25,7 @@ fn plan(ca: Ca, relay: &Relay, mode: Mode) -> Plan {
         "bench".parse().unwrap(),
     );
     // The relay of these tests is in this process.
-    let process = RelayProcess::find(std::process::id()).unwrap();
+    let process = Process::find(std::process::id()).unwrap();
     Plan { site: Arc::new(site), mode, timing: TIMING, runs: 2, relay: Some(process) }
 }
 
