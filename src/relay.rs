@@ -9,13 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::relay::RelayConfig;
-use crate::core::identity::{Identity, RelayUri};
 use crate::metrics::Metrics;
-use crate::net::{quic, tls};
+use crate::net::quic;
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
@@ -31,12 +31,14 @@ use crate::vault::traffic::Traffic;
 
 pub mod admin;
 pub mod audit;
+pub mod credentials;
 pub mod http;
 pub mod ingress;
 pub mod policy;
 pub mod registry;
 pub mod splices;
 pub mod tree;
+pub mod watch_files;
 
 /// How long closed connections get to tell their peers, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -46,19 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum StartError {
     /// Its certificate, key or CA cannot be used.
-    #[error("TLS")]
-    Tls(#[from] tls::TlsError),
-    /// Its certificate names something else than the configuration.
-    #[error("the certificate says {certificate}, but the configuration says {configured}")]
-    Identity {
-        /// From the certificate's URI SAN.
-        certificate: String,
-        /// From `id` and `region`.
-        configured: RelayUri,
-    },
-    /// `id` or `region` is no label.
-    #[error("the relay's identity")]
-    Name(#[from] crate::core::identity::IdentityError),
+    #[error("credentials")]
+    Credentials(#[from] credentials::CredentialsError),
     /// The UDP socket cannot be had.
     #[error("cannot listen on udp {addr}")]
     Bind {
@@ -99,16 +90,10 @@ impl Relay {
     /// # Errors
     /// Whatever keeps it from serving; nothing runs then.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
-        let material = tls::TlsMaterial::load(&config.tls)?;
-        let relay = config.uri()?;
-        match material.identity() {
-            Ok(Identity::Relay(certified)) if certified == relay => {}
-            Ok(other) => return Err(StartError::Identity { certificate: other.to_string(), configured: relay }),
-            Err(error) => return Err(StartError::Identity { certificate: error.to_string(), configured: relay }),
-        }
-        let server = tls::server_config(&material, &[tls::ALPN_ORP])?;
-        let endpoint = quic::bind(config.listen, &config.quic, Some(server))
+        let (relay, server) = credentials::server_config(&config)?;
+        let endpoint = quic::bind(config.listen, &config.quic, None)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        endpoint.set_server_config(Some(server));
         let http = config.http.listen.map(bind_http).transpose()?;
         let metrics = Metrics::default();
         let vault = Arc::new(Vault {
@@ -123,6 +108,7 @@ impl Relay {
             drain: Drain::default(),
             metrics,
             http,
+            reload: watch::Sender::new(0),
             config,
         });
         let args = tree::root(&vault);
@@ -154,6 +140,11 @@ impl Relay {
     #[must_use]
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// Has rules and credentials read again, changed or not. What cannot be used is logged, and the old goes on.
+    pub fn reload(&self) {
+        self.vault.reload.send_modify(|asked| *asked = asked.wrapping_add(1));
     }
 
     /// The root actor's node.

@@ -53,6 +53,8 @@ pub struct Vault {
     pub drain: drain::Drain,
     /// What is counted.
     pub metrics: Metrics,
+    /// Changes whenever somebody asks for files to be read again.
+    pub reload: tokio::sync::watch::Sender<u64>,
     /// The socket of the HTTP side, if there is one: it stays open while its actor comes and goes.
     pub http: Option<std::net::TcpListener>,
 }

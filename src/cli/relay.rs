@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::stop::StopSignals;
+use super::stop::{self, StopSignals};
 use super::systemd;
 use crate::admin::server;
 use crate::clock::now_unix_ms;
@@ -102,6 +102,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let config = args.load()?;
     telemetry::init(&config.log)?;
     let mut signals = StopSignals::new()?;
+    let mut reload = stop::reload_signal()?;
     if let Some(socket) = &config.admin.socket {
         server::check_free(socket)?;
     }
@@ -117,10 +118,22 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     }
     let vault = Arc::clone(relay.vault());
     let watchdog = systemd::ready(relay.root());
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, "stopping"),
-        _ = vault.drain.begun() => tracing::info!("stopping: drained by an operator"),
-        why = relay.failed() => return Ok(failed(&why)),
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                break;
+            }
+            _ = vault.drain.begun() => {
+                tracing::info!("stopping: drained by an operator");
+                break;
+            }
+            _ = reload.recv() => {
+                tracing::info!("SIGHUP: reading rules and credentials again; everything else needs a restart");
+                relay.reload();
+            }
+            why = relay.failed() => return Ok(failed(&why)),
+        }
     }
     systemd::stopping();
     tokio::select! {

@@ -23,13 +23,20 @@ pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerCon
     if u64::from(largest) > endpoint.get_max_udp_payload_size() {
         endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
     }
-    let server = tls.map(|tls| server_config(tls, config)).transpose()?;
+    let server = tls.map(|tls| server_config(tls, config)).transpose().map_err(io::Error::other)?;
     let socket = bind_socket(addr, config.socket_buffer)?;
     quinn::Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
-fn server_config(tls: rustls::ServerConfig, config: &QuicConfig) -> io::Result<quinn::ServerConfig> {
-    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+/// What connections are accepted with.
+///
+/// # Errors
+/// When the TLS configuration lacks AES-128-GCM, with which every QUIC connection starts.
+pub fn server_config(
+    tls: rustls::ServerConfig,
+    config: &QuicConfig,
+) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
+    let crypto = QuicServerConfig::try_from(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport(config)));
     Ok(server)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::admin::{Admin, AdminArgs, AdminMsg};
 use super::audit::{Audit, AuditArgs, AuditMsg};
+use super::credentials::{Credentials, CredentialsArgs, CredentialsMsg};
 use super::http::{Http, HttpArgs, HttpMsg};
 use super::ingress::connections::ConnectionsHandle;
 use super::ingress::quic_listener::{QuicListener, QuicListenerArgs, QuicListenerMsg};
@@ -23,10 +24,11 @@ use crate::supervise::spec::{ChildSpec, Restart};
 use crate::vault::Vault;
 
 /// Every kind of actor in the tree, and the kind of its supervisor; the root's is empty.
-pub const KINDS: [(&str, &str); 14] = [
+pub const KINDS: [(&str, &str); 15] = [
     ("relay", ""),
     ("audit", "relay"),
     ("policy", "relay"),
+    ("credentials", "relay"),
     ("registry", "relay"),
     ("splices", "relay"),
     ("splice", "splices"),
@@ -58,6 +60,7 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
         children: vec![
             audit(vault),
             policy(vault),
+            credentials(vault),
             registry_spec(vault, &registry),
             splices_spec(&splices),
             ingress(vault, connections),
@@ -80,11 +83,14 @@ fn audit(vault: &Arc<Vault>) -> ChildSpec {
 
 fn policy(vault: &Arc<Vault>) -> ChildSpec {
     let slot = Slot::<PolicyMsg>::new("policy", "");
-    let args = {
-        let (slot, vault) = (slot.clone(), Arc::clone(vault));
-        move || PolicyArgs { slot: slot.clone(), vault: Arc::clone(&vault) }
-    };
-    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Policy, args()))
+    let args = PolicyArgs { slot: slot.clone(), vault: Arc::clone(vault) };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Policy, args.clone()))
+}
+
+fn credentials(vault: &Arc<Vault>) -> ChildSpec {
+    let slot = Slot::<CredentialsMsg>::new("credentials", "");
+    let args = CredentialsArgs { slot: slot.clone(), vault: Arc::clone(vault) };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Credentials, args.clone()))
 }
 
 fn registry_spec(vault: &Arc<Vault>, handle: &RegistryHandle) -> ChildSpec {

@@ -162,9 +162,10 @@ async fn singletons_are_restarted_and_nobody_notices() {
     for fault in FAULTS {
         let world = World::new().await;
         let (mut up, mut down) = pair(&world.consumer, &world.provider, 1).await;
-        for (n, kind) in ["audit", "policy", "registry", "ingress", "connections", "quic_listener", "admin", "http"]
-            .iter()
-            .enumerate()
+        for (n, kind) in
+            ["audit", "policy", "credentials", "registry", "ingress", "connections", "quic_listener", "admin", "http"]
+                .iter()
+                .enumerate()
         {
             world.strike(kind, "", fault).await;
             up.send.write_all(&[1]).await.unwrap();

@@ -21,3 +21,4 @@ mod opening;
 mod operate;
 mod reconnect;
 mod refusals;
+mod reload;
