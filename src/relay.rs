@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::clock::now_unix_ms;
 use crate::config::relay::RelayConfig;
 use crate::metrics::Metrics;
 use crate::net::quic;
@@ -100,7 +101,7 @@ impl Relay {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
+            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
             connections: Connections::new(metrics.limit("control_queue")),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),

@@ -9,6 +9,7 @@
 //! | Lost on crash | nothing: the queue is in the vault, and an event leaves it only once it is written; the one in flight may be written twice |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -20,6 +21,11 @@ use crate::vault::Vault;
 
 /// Events written at once, and so the most that are written twice after a crash.
 const BATCH: usize = 512;
+
+/// How long a writer that cannot write waits before it says so. So long that it never fails often enough to be given up, with
+/// which the relay would end: a disk that is full must not stop it. A file that cannot even be opened is a mistake of whoever
+/// started it, and is said at once.
+const PAUSE: Duration = Duration::from_millis(1_200);
 
 /// Messages of the audit actor.
 #[derive(Debug)]
@@ -78,10 +84,30 @@ async fn write(vault: Arc<Vault>) -> AuditLogError {
     loop {
         let batch = vault.audit.peek(BATCH).await;
         if let Some(log) = &mut log
-            && let Err(error) = log.append(&batch)
+            && let Err(error) = log.append(&batch.records)
         {
+            tokio::time::sleep(PAUSE).await;
             return error;
         }
-        vault.audit.recorded(batch.len());
+        vault.audit.recorded(&batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::intensity::{Intensity, Limits, Next};
+
+    #[test]
+    fn a_writer_that_can_never_write_is_never_given_up() {
+        let mut intensity = Intensity::new(Limits::default());
+        let mut now = Duration::ZERO;
+        for _ in 0..100 {
+            now += PAUSE;
+            match intensity.failed(now) {
+                Next::RestartAfter(wait) => now += wait,
+                Next::GiveUp => panic!("given up after {now:?}"),
+            }
+        }
     }
 }
