@@ -51,6 +51,8 @@ impl AuditReader {
             match Part::open(&path) {
                 Ok(part) if waiting.iter().any(|known| known.device_and_inode == part.device_and_inode) => {}
                 Ok(part) => waiting.push(part),
+                // A folder with such a name keeps the relay from rotating; that must not keep anybody from reading.
+                Err(source) if source.kind() == ErrorKind::IsADirectory && n != 0 => {}
                 Err(source) if source.kind() == ErrorKind::NotFound => {
                     absent.get_or_insert(AuditLogError::Open { path, source });
                 }
