@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use crate::config::agent::{AgentConfig, Consume};
 use crate::config::types::HostPort;
@@ -28,6 +27,7 @@ use crate::net::{quic, tls};
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
+use crate::supervise::one_for_one::Ended;
 use crate::supervise::report::{self, Report};
 use crate::supervise::sweeper;
 use crate::supervise::task::Owned;
@@ -92,7 +92,7 @@ pub enum StartError {
 pub struct Agent {
     vault: Arc<AgentVault>,
     root: Arc<Node>,
-    ended: JoinHandle<()>,
+    ended: Ended,
     sweeper: Option<Owned>,
 }
 
@@ -126,7 +126,7 @@ impl Agent {
         match one_for_one::start_root(args).await {
             Ok(ended) => {
                 let sweeper = Some(sweeper::start(&root, HANG_DEADLINE));
-                Ok(Self { vault, root, ended, sweeper })
+                Ok(Self { vault, root, ended: ended.into(), sweeper })
             }
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the agent did not start");
@@ -190,9 +190,7 @@ impl Agent {
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
     /// The result says why.
     pub async fn failed(&mut self) -> String {
-        if let Err(error) = (&mut self.ended).await {
-            return format!("the root's task: {error}");
-        }
+        self.ended.wait().await;
         self.farewell("the agent has failed").await;
         self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
     }
@@ -203,9 +201,7 @@ impl Agent {
         // A supervisor that stops its children is busy for as long as they take.
         self.sweeper = None;
         self.root.stop();
-        if let Err(error) = (&mut self.ended).await {
-            tracing::error!(%error, "the root ended badly");
-        }
+        self.ended.wait().await;
         self.farewell("the agent is stopping").await;
     }
 

@@ -8,6 +8,7 @@ use crate::config::Problems;
 
 pub mod admin;
 pub mod agent;
+pub mod audit;
 pub mod bench;
 pub mod demo;
 pub mod pki;
@@ -36,6 +37,8 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Read the rules: which one decides, and why
     Policy(policy::PolicyArgs),
+    /// Read the audit: which decisions fell
+    Audit(audit::AuditArgs),
     /// Make certificates
     Pki(pki::PkiArgs),
     /// Measure a relay, this project's or a legacy one, under load
@@ -60,6 +63,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run(args).await,
         Command::Admin(args) => admin::run(args).await,
         Command::Policy(args) => policy::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Pki(args) => pki::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).await,
     }

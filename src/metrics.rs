@@ -101,7 +101,7 @@ metrics! {
     connections_ended: Counter = Counter::default(), None;
     /// Established connections.
     connections: Gauge = Gauge::default(), None;
-    /// Connection attempts by outcome: established, tls, timed_out, identity, refused.
+    /// Connection attempts by outcome: established, tls, timed_out, identity, refused, retry.
     handshakes: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// TLS handshakes in progress.
     handshakes_in_progress: Gauge = Gauge::default(), None;
@@ -127,6 +127,8 @@ metrics! {
     audit_waiting: Gauge = Gauge::default(), None;
     /// Decisions that were lost because the audit queue was full.
     audit_dropped: Counter = Counter::default(), None;
+    /// Attempts to write the audit log that failed; what they held is tried again.
+    audit_write_failures: Counter = Counter::default(), None;
     /// Actors that were started again, by kind.
     actor_restarts: Family<ActorLabel, Counter> = Family::default(), None;
     /// Messages that wait for a singleton, by kind.

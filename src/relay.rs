@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::clock::now_unix_ms;
 use crate::config::relay::RelayConfig;
 use crate::metrics::Metrics;
 use crate::net::quic;
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
+use crate::supervise::one_for_one::Ended;
 use crate::supervise::report::{self, Report};
 use crate::supervise::sweeper;
 use crate::supervise::task::Owned;
@@ -77,7 +78,7 @@ pub enum StartError {
 pub struct Relay {
     vault: Arc<Vault>,
     root: Arc<Node>,
-    ended: JoinHandle<()>,
+    ended: Ended,
     sweeper: Option<Owned>,
 }
 
@@ -103,9 +104,9 @@ impl Relay {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
+            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
-            connections: Connections::new(&metrics),
+            connections: Connections::new(&metrics, config.limits.control_queue),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),
@@ -119,7 +120,7 @@ impl Relay {
         match one_for_one::start_root(args).await {
             Ok(ended) => {
                 let sweeper = sweeper::start(&root, vault.config.limits.handler);
-                Ok(Self { vault, root, ended, sweeper: Some(sweeper) })
+                Ok(Self { vault, root, ended: ended.into(), sweeper: Some(sweeper) })
             }
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the relay did not start");
@@ -175,11 +176,9 @@ impl Relay {
     }
 
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
-    /// The result says why.
+    /// The result says why. Cancel-safe: it may be asked again.
     pub async fn failed(&mut self) -> String {
-        if let Err(error) = (&mut self.ended).await {
-            return format!("the root's task: {error}");
-        }
+        self.ended.wait().await;
         self.farewell().await;
         self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
     }
@@ -201,9 +200,7 @@ impl Relay {
         // A supervisor that stops its children is busy for as long as they take.
         self.sweeper = None;
         self.root.stop();
-        if let Err(error) = (&mut self.ended).await {
-            tracing::error!(%error, "the root ended badly");
-        }
+        self.ended.wait().await;
         self.farewell().await;
     }
 

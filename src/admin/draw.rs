@@ -3,6 +3,7 @@
 //! Texts that came from elsewhere (panic messages, names) are shown with their control characters escaped: a terminal obeys
 //! what it is sent.
 
+pub mod audit;
 pub mod text;
 
 use std::io::{self, Write};

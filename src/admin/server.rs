@@ -1,5 +1,6 @@
 //! The admin socket's server side: a unix socket of mode 0600, JSON lines in and out.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -12,10 +13,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::supervise::node::Node;
+
 use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
 
 /// Clients served at once; the next one waits to be accepted.
 const CLIENTS: usize = 32;
+/// The pause after what passes by itself, such as a lack of file descriptors.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a client may take to read a reply.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -81,22 +86,47 @@ pub fn bind(path: &Path) -> io::Result<AdminSocket> {
     }
 }
 
-/// Serves clients until the socket fails; the failure is the result. Dropping the future ends every client.
-pub async fn serve<F, A>(socket: AdminSocket, answer: F) -> io::Error
+/// The socket for an actor's start. At the first one, what is wrong is the mistake of whoever started it; later it
+/// passes (no file descriptor left, say), and the server tries again by itself: `None`.
+///
+/// # Errors
+/// As [`bind`], at the first start.
+pub fn bind_for(node: &Node, path: &Path) -> io::Result<Option<AdminSocket>> {
+    match bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if node.started_at().is_none() => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "admin socket cannot be bound now");
+            Ok(None)
+        }
+    }
+}
+
+/// Serves clients for ever, on `socket` or on one that is bound at `path`. Dropping the future ends every client.
+pub async fn serve<F, A>(path: PathBuf, socket: Option<AdminSocket>, answer: F) -> Infallible
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Reply> + Send + 'static,
 {
+    let socket = match socket {
+        Some(socket) => socket,
+        None => bind_in_time(&path).await,
+    };
     let answer = Arc::new(answer);
     let places = Arc::new(Semaphore::new(CLIENTS));
     let mut clients = JoinSet::new();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return io::Error::other("the client limit is closed");
+            // Nobody closes it.
+            std::future::pending().await
         };
         let client = match socket.listener.accept().await {
             Ok((client, _)) => client,
-            Err(error) => return error,
+            Err(error) => {
+                tracing::warn!(%error, "admin socket: no client can be taken now");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
         };
         let answer = Arc::clone(&answer);
         clients.spawn(async move {
@@ -106,6 +136,16 @@ where
             drop(place);
         });
         while clients.try_join_next().is_some() {}
+    }
+}
+
+async fn bind_in_time(path: &Path) -> AdminSocket {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        match bind(path) {
+            Ok(socket) => return socket,
+            Err(error) => tracing::debug!(%error, "admin socket cannot be bound yet"),
+        }
     }
 }
 

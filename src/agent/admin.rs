@@ -8,6 +8,7 @@
 //! | Restart | permanent; it binds the socket again |
 //! | Lost on crash | the commands in progress; clients connect again |
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -23,8 +24,8 @@ use crate::supervise::task::{self, Owned, Panicked};
 /// Messages of the admin actor.
 #[derive(Debug)]
 pub enum AdminMsg {
-    /// The serving task ended, which it does only when the socket is unusable.
-    ServerEnded(Result<std::io::Error, Panicked>),
+    /// The serving task ended, which it does only by a panic.
+    ServerEnded(Result<Infallible, Panicked>),
 }
 
 /// What the admin actor is started with.
@@ -53,10 +54,11 @@ impl Actor for Admin {
         args: AdminArgs,
     ) -> Result<Option<Owned>, ActorProcessingErr> {
         let Some(path) = args.vault.config.admin.socket.clone() else { return Ok(None) };
-        let socket = server::bind(&path)?;
-        args.slot.node().describe(move || json!({ "socket": path.display().to_string() }));
+        let socket = server::bind_for(args.slot.node(), &path)?;
+        let shown = path.display().to_string();
+        args.slot.node().describe(move || json!({ "socket": shown }));
         let slot = args.slot.clone();
-        let serve = server::serve(socket, move |request| {
+        let serve = server::serve(path, socket, move |request| {
             let args = args.clone();
             async move { answer(&args, request).await }
         });
@@ -66,13 +68,10 @@ impl Actor for Admin {
     async fn handle(
         &self,
         _myself: ActorRef<AdminMsg>,
-        AdminMsg::ServerEnded(why): AdminMsg,
+        AdminMsg::ServerEnded(end): AdminMsg,
         _server: &mut Option<Owned>,
     ) -> Result<(), ActorProcessingErr> {
-        Err(match why {
-            Ok(error) => format!("the admin socket: {error}").into(),
-            Err(panicked) => panicked.into(),
-        })
+        match end? {}
     }
 }
 

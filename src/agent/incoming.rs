@@ -64,9 +64,10 @@ pub async fn answer(
         Err(reject) => return Err(refuse(stream, reject, vault.config.timeouts.hello).await),
     };
     let local = split(local);
-    match write_frame(&mut stream.send, &Frame::StreamAccept).await {
-        Ok(()) => Ok(Accepted { stream, local }),
-        Err(end) => Err(NotServed::Answer(end)),
+    match timeout(vault.config.timeouts.hello, write_frame(&mut stream.send, &Frame::StreamAccept)).await {
+        Ok(Ok(())) => Ok(Accepted { stream, local }),
+        Ok(Err(end)) => Err(NotServed::Answer(end)),
+        Err(_elapsed) => Err(NotServed::Answer(WriteEnd::Closed)),
     }
 }
 

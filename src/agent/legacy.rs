@@ -134,10 +134,12 @@ pub async fn judge(mut recv: RecvHalf, route: &mut Route) -> Judged {
             },
             () = stuck => return raw(head, recv),
         }
-        if looks(&head) == Looks::Raw {
-            return raw(head, recv);
-        }
-        stuck_at = Some(Instant::now() + PROGRESS);
+        stuck_at = match looks(&head) {
+            Looks::Raw => return raw(head, recv),
+            Looks::Unfinished => Some(Instant::now() + PROGRESS),
+            // A whole refusal: its FIN may be late, and nothing else can follow it.
+            Looks::Reject(..) => None,
+        };
     }
 }
 

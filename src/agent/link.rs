@@ -156,16 +156,20 @@ impl LinkState {
         };
     }
 
-    /// The session is over: on to the next relay, at once the first time.
+    /// The session is over: dials again, at once the first time. In the listed order, so that all agents of a deployment
+    /// meet on the same relay; but not first the relay that has just sent this agent away.
     fn end(&mut self, code: ResetCode, why: &str) {
         let vault = &self.args.vault;
-        let (next, lasted) = match vault.end(code, why) {
-            Some(session) => (session.at + 1, session.since.elapsed()),
+        let closed = vault.session().and_then(|session| session.quic.close_reason());
+        let sent_away = matches!(closed, Some(quinn::ConnectionError::ApplicationClosed(_)));
+        let (at, lasted) = match vault.end(code, why) {
+            Some(session) => (session.at, session.since.elapsed()),
             None => (0, Duration::ZERO),
         };
         if lasted >= vault.config.backoff.max {
             self.short.forget();
         }
+        let next = if sent_away { at + 1 } else { 0 };
         let wait = self.short.next_wait(&vault.config.backoff);
         self.work = dial_after(&self.args, next % vault.config.relays.len().max(1), wait);
     }
@@ -304,11 +308,10 @@ async fn accept(args: LinkArgs, session: Arc<Session>) -> quinn::ConnectionError
             Ok(stream) => stream,
             Err(end) => return end,
         };
-        let Some(stream_use) = session.streams.take() else { continue };
         let mut stream = BiStream::from_quic(&session.quic, send, recv, code(ResetCode::RETRY));
-        match args.vault.place() {
-            Some(place) => args.streams.provide(&args.vault, &session, stream, stream_use, place),
-            None => stream.set_drop_code(code(ResetCode::LIMIT)),
+        match (args.vault.place(), session.streams.take()) {
+            (Some(place), Some(stream_use)) => args.streams.provide(&args.vault, &session, stream, stream_use, place),
+            _ => stream.set_drop_code(code(ResetCode::LIMIT)),
         }
     }
 }

@@ -176,6 +176,7 @@ async fn wait_for_answer(
             },
             end = &mut stopped, if listening => match end {
                 WriteEnd::Stopped(ResetCode::RETRY) => return Ok(Attempt::Again("the relay asks for it")),
+                WriteEnd::Lost => return Ok(Attempt::Again("the session ended")),
                 // A relay that rejects takes nothing more either; why it does stands on the control stream.
                 _ => listening = false,
             },

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::stop::StopSignals;
+use super::stop::{self, StopSignals};
 use crate::admin::server;
 use crate::agent::Agent;
 use crate::config::Problems;
@@ -104,18 +104,25 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::info!(service, %addr, "listening");
     }
     tracing::info!(agent = %agent.uri(), ?admin, "agent started");
-    tokio::select! {
-        signal = signals.next() => {
-            tracing::info!(signal, "stopping");
-            agent.shutdown().await;
-            tracing::info!("stopped");
-            Ok(ExitCode::SUCCESS)
-        }
-        why = agent.failed() => {
-            tracing::error!(%why, "the supervision tree has failed");
-            Ok(ExitCode::FAILURE)
+    let mut hangup = stop::reload_signal()?;
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                break;
+            }
+            _ = hangup.recv() => tracing::warn!("SIGHUP: an agent reads nothing again; restart it"),
+            why = agent.failed() => {
+                tracing::error!(%why, "the supervision tree has failed");
+                return Ok(ExitCode::FAILURE);
+            }
         }
     }
+    tokio::select! {
+        () = agent.shutdown() => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(signal, "second signal: stopping at once"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -77,8 +77,15 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut signals = StopSignals::new()?;
     let say = |line: &str| if args.json { Ok(()) } else { print(line) };
     say("Starting a relay, a web server with its agent, and a consumer's agent …")?;
-    let stage = Stage::set_up().await?;
-    let outcome = stage.play(&say).await?;
+    let play = async {
+        let stage = Stage::set_up().await?;
+        let outcome = stage.play(&say).await?;
+        anyhow::Ok((stage, outcome))
+    };
+    let (stage, outcome) = tokio::select! {
+        played = play => played?,
+        signal = signals.next() => anyhow::bail!("stopped by {signal}"),
+    };
     if args.json {
         print(&serde_json::to_string(&outcome)?)?;
     } else {

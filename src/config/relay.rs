@@ -12,6 +12,7 @@ use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
+use crate::directory::audit_log::rotation::KEEP_MAX;
 
 /// The UDP port of the wire (wire.md §1).
 pub const DEFAULT_PORT: u16 = 7443;
@@ -54,7 +55,7 @@ pub struct RelayConfig {
 }
 
 /// Where the embedded directory reads rules and writes the audit.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
     /// The rules file. None: closed world, every open is denied.
@@ -63,6 +64,27 @@ pub struct Directory {
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
+    /// The size at which the audit file is put away and a new one begun, in bytes; 0: never.
+    pub audit_max_bytes: u64,
+    /// How many audit files that were put away are kept.
+    pub audit_keep: usize,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self { rules: None, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
+    }
+}
+
+impl Directory {
+    fn validate(&self) -> Vec<Invalid> {
+        let mut found = out_of_range(&[("directory.audit_keep", self.audit_keep, KEEP_MAX)]);
+        if (1..AUDIT_MIN_BYTES).contains(&self.audit_max_bytes) {
+            let what = format!("{} bytes hold hardly a line: 0, or {AUDIT_MIN_BYTES} and more", self.audit_max_bytes);
+            found.push(Invalid::at("directory.audit_max_bytes", what));
+        }
+        found
+    }
 }
 
 /// Metrics and health over HTTP.
@@ -228,6 +250,7 @@ impl RelayConfig {
             found.push(Invalid::at("drain.deadline", "longer than an hour"));
         }
         found.extend(self.tls.validate());
+        found.extend(self.directory.validate());
         found.extend(self.log.validate());
         found.extend(quic(&self.quic));
         found.extend(self.limits.validate());
@@ -247,6 +270,8 @@ where
 
 const SECONDS_MAX: u64 = 3_600;
 const COUNT_MAX: usize = 1 << 24;
+/// Less is a slip, such as one in the unit, that would soon rotate everything away.
+const AUDIT_MIN_BYTES: u64 = 1 << 10;
 /// What a header can say at most (wire.md §2).
 const FRAME_MAX_BYTES: u32 = 1 << 24;
 /// The smallest limit under which every frame of the wire with names of full length still fits.
@@ -266,6 +291,13 @@ impl Limits {
         let mut found = zero_durations(&durations);
         let endless = durations.iter().filter(|(_, duration)| *duration > Duration::from_secs(SECONDS_MAX));
         found.extend(endless.map(|(key, _)| Invalid::at(*key, "longer than an hour bounds nothing")));
+        if self.first_frame > self.open {
+            found.push(Invalid::between(
+                "limits.first_frame",
+                "limits.open",
+                "the first frame is part of an open: `limits.first_frame` must not exceed `limits.open`",
+            ));
+        }
         if self.registry_call >= self.handler {
             found.push(Invalid::between(
                 "limits.registry_call",
@@ -340,6 +372,19 @@ mod tests {
     fn id_and_region_must_be_labels() {
         let config = RelayConfig { id: "R1".into(), region: "a/b".into(), ..good() };
         assert_eq!(keys(&config), ["id", "region"]);
+    }
+
+    #[test]
+    fn audit_files_of_no_size_and_no_number_are_named() {
+        let mut config = good();
+        config.directory.audit_max_bytes = 100;
+        config.directory.audit_keep = 0;
+        assert_eq!(keys(&config), ["directory.audit_keep", "directory.audit_max_bytes"]);
+        config.directory.audit_max_bytes = 0;
+        config.directory.audit_keep = KEEP_MAX;
+        assert_eq!(keys(&config), [""; 0], "0 bytes: never rotated");
+        config.directory.audit_keep += 1;
+        assert_eq!(keys(&config), ["directory.audit_keep"]);
     }
 
     #[test]

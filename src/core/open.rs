@@ -14,6 +14,10 @@ use crate::core::policy::{P2pMode, RelayMode, Verdict};
 use crate::core::reject::{Reject, RejectCode};
 use crate::proto::orp as pb;
 
+/// The longest method, in bytes: it is kept for as long as a stream lives, and in every audit event. The limit of service
+/// names (wire.md §2).
+pub const METHOD_MAX_BYTES: usize = 255;
+
 /// Of a reason that comes from a peer, no more than this is repeated, in bytes: the refusal that quotes it must stay
 /// within the limit of a frame.
 pub const QUOTED_MAX_BYTES: usize = 1024;
@@ -38,6 +42,8 @@ pub enum Event {
     CallerDecided(Verdict),
     /// The answer to [`Action::Resolve`]: providers in order of preference; empty when there are none.
     Resolved(Vec<Candidate>),
+    /// There is no answer to [`Action::Resolve`]: 502 with this text.
+    ResolveFailed(String),
     /// The answer to [`Action::DecideCallee`].
     CalleeDecided(Verdict),
     /// [`Action::Reserve`] succeeded.
@@ -207,6 +213,7 @@ impl Open {
             }
             (Step::CallerPolicy(request), Event::CallerDecided(verdict)) => self.on_caller_decided(request, &verdict),
             (Step::Resolution(request), Event::Resolved(candidates)) => self.on_resolved(request, candidates),
+            (Step::Resolution(_), Event::ResolveFailed(why)) => vec![reject(RejectCode::BadGateway, quoted(&why))],
             (Step::CalleePolicy(request, candidate), Event::CalleeDecided(verdict)) => {
                 self.on_callee_decided(request, candidate, &verdict)
             }
@@ -241,6 +248,10 @@ impl Open {
             Ok(target) => target,
             Err(error) => return vec![reject(RejectCode::BadRequest, error.to_string())],
         };
+        if frame.method.len() > METHOD_MAX_BYTES {
+            let reason = format!("a method is at most {METHOD_MAX_BYTES} bytes, not {}", frame.method.len());
+            return vec![reject(RejectCode::BadRequest, reason)];
+        }
         let ask = Action::DecideCaller { target: target.clone(), method: frame.method.clone() };
         self.step = Step::CallerPolicy(Request {
             target,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::audit_log::rotation::Rotation;
 use super::audit_log::{AuditLog, AuditLogError};
 use super::rules::{self, Rules};
 use crate::config::Problems;
@@ -14,11 +15,14 @@ pub struct Embedded {
     pub rules: Option<PathBuf>,
     /// The audit file; none: decisions are not kept.
     pub audit: Option<PathBuf>,
+    /// When a new audit file is begun, and how many old ones stay.
+    pub rotation: Rotation,
 }
 
 impl From<&Directory> for Embedded {
     fn from(config: &Directory) -> Self {
-        Self { rules: config.rules.clone(), audit: config.audit.clone() }
+        let rotation = Rotation { max_bytes: config.audit_max_bytes, keep: config.audit_keep };
+        Self { rules: config.rules.clone(), audit: config.audit.clone(), rotation }
     }
 }
 
@@ -40,7 +44,7 @@ impl Embedded {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open_audit(&self) -> Result<Option<AuditLog>, AuditLogError> {
-        self.audit.as_deref().map(AuditLog::open).transpose()
+        self.audit.as_deref().map(|path| AuditLog::open(path, self.rotation)).transpose()
     }
 }
 
@@ -58,13 +62,18 @@ mod tests {
     #[test]
     fn with_files_they_are_used() {
         let folder = tempfile::tempdir().unwrap();
-        let config =
-            Directory { rules: Some(folder.path().join("rules.toml")), audit: Some(folder.path().join("audit.jsonl")) };
+        let config = Directory {
+            rules: Some(folder.path().join("rules.toml")),
+            audit: Some(folder.path().join("audit.jsonl")),
+            audit_max_bytes: 4_096,
+            audit_keep: 7,
+        };
         let directory = Embedded::from(&config);
         assert!(directory.load_rules(0).is_err(), "a file that is named must be there");
         std::fs::write(folder.path().join("rules.toml"), "[[allow]]\ntenant = \"a\"\nfrom = \"*\"\nto = \"*\"\n")
             .unwrap();
         assert_eq!(directory.load_rules(0).unwrap().rules.len(), 2);
         assert!(directory.open_audit().unwrap().is_some());
+        assert_eq!(directory.rotation, Rotation { max_bytes: 4_096, keep: 7 });
     }
 }

@@ -4,8 +4,8 @@
 //! starts small. What the peer may open doubles when three quarters are in use, up to a cap; streams in both
 //! directions together never exceed the cap.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts the streams of one connection, and raises what its peer may open. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,6 +16,7 @@ struct Inner {
     quic: quinn::Connection,
     in_use: AtomicU32,
     limit: AtomicU32,
+    growing: Mutex<()>,
     cap: u32,
 }
 
@@ -23,7 +24,13 @@ impl StreamLimit {
     /// For a connection whose transport starts with `initial` streams and may grow to `cap`.
     #[must_use]
     pub fn new(quic: quinn::Connection, initial: u32, cap: u32) -> Self {
-        Self(Arc::new(Inner { quic, in_use: AtomicU32::new(0), limit: AtomicU32::new(initial), cap }))
+        Self(Arc::new(Inner {
+            quic,
+            in_use: AtomicU32::new(0),
+            limit: AtomicU32::new(initial),
+            growing: Mutex::default(),
+            cap,
+        }))
     }
 
     /// One more stream, whoever opens it; it counts until the result is dropped. `None` at the cap.
@@ -45,13 +52,16 @@ impl StreamLimit {
     }
 
     fn grow(&self, in_use: u32) {
+        let crowded = |limit: u32| u64::from(in_use) * 4 >= u64::from(limit) * 3 && limit < self.0.cap;
+        // The lock is taken by the few that may grow it: the number and what quinn is told must not part.
+        if !crowded(self.0.limit.load(Ordering::Relaxed)) {
+            return;
+        }
+        let _growing = self.0.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = self.0.limit.load(Ordering::Relaxed);
-        let wanted = limit.saturating_mul(2).min(self.0.cap);
-        let crowded = u64::from(in_use) * 4 >= u64::from(limit) * 3;
-        if crowded
-            && wanted > limit
-            && self.0.limit.compare_exchange(limit, wanted, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        if crowded(limit) {
+            let wanted = limit.saturating_mul(2).min(self.0.cap);
+            self.0.limit.store(wanted, Ordering::Relaxed);
             self.0.quic.set_max_concurrent_bi_streams(wanted.into());
         }
     }

@@ -9,6 +9,7 @@
 //! | Lost on crash | the commands in progress; clients connect again |
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -28,8 +29,8 @@ use crate::vault::connections::{AgentConnection, Registration};
 /// Messages of the admin actor.
 #[derive(Debug)]
 pub enum AdminMsg {
-    /// The serving task ended, which it does only when the socket is unusable.
-    ServerEnded(Result<std::io::Error, Panicked>),
+    /// The serving task ended, which it does only by a panic.
+    ServerEnded(Result<Infallible, Panicked>),
 }
 
 /// What the admin actor is started with.
@@ -58,10 +59,11 @@ impl Actor for Admin {
         args: AdminArgs,
     ) -> Result<Option<Owned>, ActorProcessingErr> {
         let Some(path) = args.vault.config.admin.socket.clone() else { return Ok(None) };
-        let socket = server::bind(&path)?;
-        args.slot.node().describe(move || json!({ "socket": path.display().to_string() }));
+        let socket = server::bind_for(args.slot.node(), &path)?;
+        let shown = path.display().to_string();
+        args.slot.node().describe(move || json!({ "socket": shown }));
         let (vault, root) = (args.vault, args.root);
-        let serve = server::serve(socket, move |request| {
+        let serve = server::serve(path, socket, move |request| {
             let (vault, root) = (Arc::clone(&vault), Arc::clone(&root));
             async move { answer(&vault, &root, request).await }
         });
@@ -71,13 +73,10 @@ impl Actor for Admin {
     async fn handle(
         &self,
         _myself: ActorRef<AdminMsg>,
-        AdminMsg::ServerEnded(why): AdminMsg,
+        AdminMsg::ServerEnded(end): AdminMsg,
         _server: &mut Option<Owned>,
     ) -> Result<(), ActorProcessingErr> {
-        Err(match why {
-            Ok(error) => format!("the admin socket: {error}").into(),
-            Err(panicked) => panicked.into(),
-        })
+        match end? {}
     }
 }
 

@@ -209,8 +209,8 @@ impl RegistryState {
         if !self.vault.connections.contains(connection.generation) {
             return Err(Reject { code: RejectCode::Gone, reason: "the connection has ended".to_owned() });
         }
-        if let Some(earlier) = connection.services().get(&service) {
-            self.unindex(connection, &service, earlier.order);
+        if let Some(earlier) = connection.registration_order(&service) {
+            self.unindex(connection, &service, earlier);
         }
         let order = self.vault.connections.next_registration();
         let limit = self.vault.config.limits.services_per_agent;
@@ -225,8 +225,8 @@ impl RegistryState {
     }
 
     fn on_deregister(&mut self, connection: &Arc<AgentConnection>, service: &ServiceName) {
-        if let Some(earlier) = connection.services().get(service) {
-            self.unindex(connection, service, earlier.order);
+        if let Some(earlier) = connection.registration_order(service) {
+            self.unindex(connection, service, earlier);
         }
         connection.deregister(service);
     }

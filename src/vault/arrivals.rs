@@ -55,6 +55,14 @@ impl Arrivals {
         incoming: quinn::Incoming,
         established: impl FnOnce(Arc<AgentConnection>) + Send + 'static,
     ) {
+        // Under load an address must first prove that it is real: a stateless retry costs nothing here (RFC 9000 §8.1.2).
+        if vault.arrivals.is_busy(vault) && !incoming.remote_address_validated() && incoming.may_retry() {
+            vault.metrics.handshake("retry");
+            if let Err(error) = incoming.retry() {
+                tracing::debug!(%error, "no retry for a connection attempt");
+            }
+            return;
+        }
         let permit = match vault.arrivals.admit(vault) {
             Ok(permit) => permit,
             Err(why) => {
@@ -69,6 +77,11 @@ impl Arrivals {
         let mut handshakes = arrivals.arrivals.lock();
         while handshakes.try_join_next().is_some() {}
         handshakes.spawn(task);
+    }
+
+    fn is_busy(&self, vault: &Vault) -> bool {
+        let limit = vault.config.limits.half_open_handshakes;
+        limit - self.half_open.available_permits().min(limit) >= (limit / 8).max(1)
     }
 
     fn admit(&self, vault: &Vault) -> Result<OwnedSemaphorePermit, &'static str> {

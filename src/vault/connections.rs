@@ -63,6 +63,9 @@ pub struct AgentConnection {
     /// By when HELLO must have come.
     pub hello_deadline: Instant,
     control_queue_full: Counter,
+    /// Unsolicited frames that wait for an answer to go first; `None` while none is due.
+    held: Mutex<Option<Vec<Frame>>>,
+    held_max: usize,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
@@ -109,20 +112,57 @@ impl AgentConnection {
         }
     }
 
-    /// Sends a frame on the control stream. An agent that does not read it is cut off: nothing may pile up for it.
+    /// Sends an unsolicited frame on the control stream; it waits while an answer is due.
     pub fn send_control(&self, frame: &Frame) {
+        let mut held = self.lock_held();
+        match held.as_mut() {
+            Some(frames) if frames.len() < self.held_max => frames.push(frame.clone()),
+            Some(_) => {
+                drop(held);
+                self.cut_off();
+            }
+            None => self.queue(frame),
+        }
+    }
+
+    /// Sends the answer to a frame of the agent's.
+    pub fn answer_control(&self, frame: &Frame) {
+        self.queue(frame);
+    }
+
+    /// From here on unsolicited frames wait: the agent's next frame must be an answer.
+    pub fn hold_unsolicited(&self) {
+        self.lock_held().get_or_insert_with(Vec::new);
+    }
+
+    /// The answer is queued: what waited follows it. Fine if nothing was held.
+    pub fn release_unsolicited(&self) {
+        let mut held = self.lock_held();
+        for frame in held.take().into_iter().flatten() {
+            self.queue(&frame);
+        }
+    }
+
+    /// An agent that does not read its control stream is cut off: nothing may pile up for it.
+    fn queue(&self, frame: &Frame) {
         let sent = self.control().map_or(Err(ControlSendError::Closed), |control| control.writer.send(frame));
         match sent {
             Ok(()) => {}
-            Err(ControlSendError::Full) => {
-                tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
-                self.control_queue_full.inc();
-                self.close(ResetCode::LIMIT, "control stream is not read");
-            }
+            Err(ControlSendError::Full) => self.cut_off(),
             Err(ControlSendError::Closed) => {
                 tracing::debug!(agent = %self.agent, frame = ?frame.frame_type(), "control stream is closed");
             }
         }
+    }
+
+    fn cut_off(&self) {
+        tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
+        self.control_queue_full.inc();
+        self.close(ResetCode::LIMIT, "control stream is not read");
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, Option<Vec<Frame>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
@@ -136,6 +176,12 @@ impl AgentConnection {
     #[must_use]
     pub fn services(&self) -> BTreeMap<ServiceName, Registration> {
         self.lock_services().clone()
+    }
+
+    /// The order of a registration, if there is one.
+    #[must_use]
+    pub fn registration_order(&self, service: &ServiceName) -> Option<u64> {
+        self.lock_services().get(service).map(|registration| registration.order)
     }
 
     /// Records a registration; the same name again becomes the most recent. `false` when `limit` is reached.
@@ -163,6 +209,7 @@ impl AgentConnection {
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
+    held_max: usize,
     restarts: Family<ActorLabel, Counter>,
     established: Mutex<BTreeMap<Generation, Arc<AgentConnection>>>,
     last_generation: AtomicU64,
@@ -170,10 +217,11 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet; what happens to them is counted in `metrics`.
+    /// None yet; what happens to them is counted in `metrics`. At most `control_queue` frames wait for one agent's answer.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, control_queue: usize) -> Self {
         Self {
+            held_max: control_queue,
             control_queue_full: metrics.limit("control_queue"),
             restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
@@ -201,6 +249,8 @@ impl Connections {
             since: SystemTime::now(),
             hello_deadline,
             control_queue_full: self.control_queue_full.clone(),
+            held: Mutex::new(None),
+            held_max: self.held_max,
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),

@@ -6,6 +6,7 @@ mod harness;
 
 mod admin;
 mod agents;
+mod audit;
 mod bench;
 mod bulk;
 mod deadlines;

@@ -17,7 +17,7 @@ async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why(
 
     // Noticed without being asked.
     std::fs::write(&rules, "").unwrap();
-    eventually("the empty file is in force", || (published().snapshot.len() == 0).then_some(())).await;
+    eventually("the empty file is in force", || published().snapshot.is_empty().then_some(())).await;
     assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 403);
     up.send.write_all(b"on").await.unwrap();
     assert_eq!(take(&mut down.recv, 2).await, b"on", "a live stream goes on");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::reject::ResetCode;
 use crate::relay::registry::RegistryHandle;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::dynamic::{Dynamic, DynamicArgs, DynamicHandle};
@@ -81,9 +82,11 @@ impl ConnectionsHandle {
         }
         self.vault.metrics.connections_ended.inc();
         self.registry.connection_ended(connection);
-        // No-op when the peer has closed it already.
-        connection.close(crate::core::reject::ResetCode::RETRY, "connection ended by the relay");
         let why = connection.quic.close_reason().map(|reason| reason.to_string());
+        if why.is_none() {
+            // Streams that are spliced are cut with it.
+            connection.close(ResetCode::RESUMABLE, "connection ended by the relay");
+        }
         tracing::info!(
             agent = %connection.agent,
             generation = %connection.generation,

@@ -206,7 +206,7 @@ impl ConnectionState {
 
     fn give_up(&self, why: &str) {
         tracing::error!(agent = %self.args.connection.agent, %why, "connection cannot be served: closing");
-        self.args.connection.close(ResetCode::RETRY, "internal error");
+        self.args.connection.close(ResetCode::RESUMABLE, "internal error");
     }
 }
 
@@ -219,6 +219,11 @@ async fn accept(
 ) -> quinn::ConnectionError {
     if connection.control().is_none() {
         match connection.quic.accept_bi().await {
+            // An earlier incarnation's task, not yet dropped, has taken the control stream: this is a data stream that came
+            // too early to be served, and may be opened again.
+            Ok((send, recv)) if send.id().index() != 0 => {
+                drop(BiStream::from_quic(&connection.quic, send, recv, ResetCode::UNSPECIFIED));
+            }
             Ok((send, recv)) => {
                 let stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::UNSPECIFIED);
                 let limits = &vault.config.limits;

@@ -30,6 +30,8 @@ use crate::vault::connections::AgentConnection;
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
 const SUPPORTED: [Capability; 4] =
     [Capability::ResumeCode, Capability::RejectCtrl, Capability::PeerCaps, Capability::Deregister];
+/// The longest `local_addr` that is kept: a host name and a port.
+const LOCAL_ADDR_MAX_BYTES: usize = 262;
 /// The only protocol version (wire.md §2, HELLO).
 const PROTOCOL_VERSION: &str = "orp/1";
 
@@ -100,8 +102,11 @@ impl Actor for ControlActor {
             },
             ControlMsg::ReaderEnded(end) => format!("control stream: {}", end?),
         };
-        tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
-        state.args.connection.close(ResetCode::PROTOCOL, &why);
+        // A connection that is closed already ends its control stream with it: nothing to say.
+        if state.args.connection.quic.close_reason().is_none() {
+            tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
+            state.args.connection.close(ResetCode::PROTOCOL, &why);
+        }
         myself.stop(Some(why));
         Ok(())
     }
@@ -112,19 +117,26 @@ impl ControlState {
         let answer = match reader.peek() {
             Some(Ok(Frame::Hello(hello))) => {
                 let (features, answer) = self.on_hello(&hello)?;
-                self.args.connection.send_control(&answer);
+                self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
                 self.args.connection.greeted(features);
                 None
             }
-            Some(Ok(frame)) => self.deal_with(frame).await?,
+            Some(Ok(frame)) => {
+                if matches!(frame, Frame::Register(_) | Frame::Deregister(_)) {
+                    // A legacy agent takes the next frame for the answer, whatever it is (wire.md §3).
+                    self.args.connection.hold_unsolicited();
+                }
+                self.deal_with(frame).await?
+            }
             Some(Err(error)) => return Err(Violation(error.to_string())),
             None => None,
         };
         // From here to the end nothing awaits, so no kill comes between the answer and the frame's end.
         if let Some(answer) = answer {
-            self.args.connection.send_control(&answer);
+            self.args.connection.answer_control(&answer);
         }
+        self.args.connection.release_unsolicited();
         reader.consume();
         Ok(())
     }
@@ -194,6 +206,10 @@ impl ControlState {
     async fn on_register(&self, register: orp::Register) -> Frame {
         let agent = &self.args.connection.agent;
         let outcome = match register.service_name.parse::<ServiceName>() {
+            Ok(_) if register.local_addr.len() > LOCAL_ADDR_MAX_BYTES => {
+                let reason = format!("local_addr is longer than {LOCAL_ADDR_MAX_BYTES} bytes");
+                Err(Reject::new(RejectCode::BadRequest, reason))
+            }
             Ok(service) => {
                 let answer = self.args.registry.register(&self.args.connection, &service, &register.local_addr).await;
                 answer.unwrap_or_else(|error| Err(unavailable(&error)))

@@ -262,14 +262,13 @@ impl HandshakeState {
                 }
                 Action::Resolve { target } => {
                     let tenant = self.from.connection.agent.tenant();
-                    self.providers = match self.from.registry.resolve(tenant, &target).await {
-                        Ok(providers) => providers,
-                        Err(error) => {
-                            tracing::warn!(service = %target, %error, "registry did not answer");
-                            Vec::new()
+                    Some(match self.from.registry.resolve(tenant, &target).await {
+                        Ok(providers) => {
+                            self.providers = providers;
+                            Event::Resolved(self.providers.iter().map(|provider| candidate(provider)).collect())
                         }
-                    };
-                    Some(Event::Resolved(self.providers.iter().map(|provider| candidate(provider)).collect()))
+                        Err(error) => Event::ResolveFailed(format!("the registry: {error}")),
+                    })
                 }
                 Action::DecideCallee { candidate, method } => {
                     let target = self.from.connection.agent.as_str().to_owned();
@@ -358,9 +357,11 @@ impl HandshakeState {
         let by = self.deadline.min(Instant::now() + limits.provider_answer);
         let provider = self.provider_connection(candidate);
         let frame_max = limits.frame_max_bytes;
+        let consumer = Arc::clone(&self.from.connection);
         let ask = async move {
             let Some(provider) = provider else { return ProviderAnswer::Unavailable("it is gone".to_owned()) };
-            match tokio::time::timeout_at(by, ask_provider(&provider, incoming, frame_max)).await {
+            let codes = agreement(&consumer, &provider);
+            match tokio::time::timeout_at(by, ask_provider(&provider, codes, incoming, frame_max)).await {
                 Ok(answer) => answer,
                 Err(_elapsed) => ProviderAnswer::Unavailable("no answer in time".to_owned()),
             }
@@ -497,7 +498,12 @@ async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, 
     (fresh, frame)
 }
 
-async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream, frame_max: u32) -> ProviderAnswer {
+async fn ask_provider(
+    provider: &AgentConnection,
+    codes: CodeAgreement,
+    incoming: orp::IncomingStream,
+    frame_max: u32,
+) -> ProviderAnswer {
     let unavailable = |why: String| ProviderAnswer::Unavailable(why);
     let Some(stream_use) = provider.streams.take() else {
         return unavailable("it has as many streams as it may".to_owned());
@@ -506,7 +512,7 @@ async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream,
         Ok(stream) => stream,
         Err(error) => return unavailable(format!("no stream: {error}")),
     };
-    let code = ResetCode::RETRY.for_peer(agreement(provider, provider));
+    let code = ResetCode::RETRY.for_peer(codes);
     let mut stream = BiStream::from_quic(&provider.quic, send, recv, code);
     if let Err(end) = write_frame(&mut stream.send, &Frame::IncomingStream(incoming)).await {
         return unavailable(format!("it did not take INCOMING_STREAM: {end}"));

@@ -1,0 +1,83 @@
+//! A line of the audit: a decision with its number, or how many decisions are missing.
+
+use serde::{Deserialize, Serialize};
+
+use super::AuditEvent;
+
+/// A decision and its number. A number that is missing between two others is a decision that is lost; one that stands there
+/// twice was written twice, because a crash came before it was known to be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// When the relay that decided was started, in milliseconds since 1970.
+    pub run: i64,
+    /// Its place in that run: 1, 2, 3, …
+    pub seq: u64,
+    /// What was decided.
+    #[serde(flatten)]
+    pub event: AuditEvent,
+}
+
+/// Decisions that are not in the audit because the queue was full. They have used up numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// When the last of them fell, in milliseconds since 1970.
+    pub ts_unix_ms: i64,
+    /// The run, as in [`Numbered`].
+    pub run: i64,
+    /// How many.
+    pub dropped: u64,
+}
+
+/// What a line holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Record {
+    /// A decision.
+    Event(Numbered),
+    /// Decisions that are missing here.
+    Dropped(Dropped),
+}
+
+impl Record {
+    /// What `line` holds; none for a line that is torn, or not of the audit. Fields that nobody knows are passed over: a
+    /// later version may have written them.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let event = serde_json::from_str(line).map(Self::Event);
+        event.or_else(|_| serde_json::from_str(line).map(Self::Dropped)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::event;
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_json_line() {
+        let record = Record::Event(Numbered { run: 1_700_000_000_001, seq: 3, event: event(u64::MAX) });
+        let line = serde_json::to_string(&record).unwrap();
+        let expected = "{\"run\":1700000000001,\"seq\":3,\"ts_unix_ms\":1700000000000,\"tenant\":\"acme\",\"side\":\"callee\",\
+            \"caller\":\"outrelay://acme/agent/b\",\"target\":\"outrelay://acme/agent/a\",\"method\":\"\",\
+            \"decision\":\"deny\",\"rule\":null,\"reason\":\"no rule\\nmatches\",\"stream_id\":\"18446744073709551615\"}";
+        assert_eq!(line, expected);
+        assert_eq!(Record::parse(&line), Some(record.clone()));
+        assert_eq!(Record::parse(&line.replace("\"run\"", "\"later\":[1],\"run\"")), Some(record));
+    }
+
+    #[test]
+    fn what_is_missing_is_one_json_line() {
+        let record = Record::Dropped(Dropped { ts_unix_ms: 7, run: 5, dropped: 2 });
+        let line = serde_json::to_string(&record).unwrap();
+        assert_eq!(line, "{\"ts_unix_ms\":7,\"run\":5,\"dropped\":2}");
+        assert_eq!(Record::parse(&line), Some(record));
+    }
+
+    #[test]
+    fn what_is_torn_or_foreign_is_nothing() {
+        let whole = serde_json::to_string(&Numbered { run: 1, seq: 1, event: event(1) }).unwrap();
+        for line in ["", "{}", "null", "hello", "{\"ts_unix_ms\":7}", &whole[..whole.len() - 1], &whole[1..]] {
+            assert_eq!(Record::parse(line), None, "{line}");
+        }
+    }
+}
