@@ -15,20 +15,24 @@
 //! | [`one_for_one`], [`dynamic`] | the two supervisors, both thin over `children` |
 //! | [`intensity`] | how often a child may fail, pure |
 //! | [`node`] | what the tree knows of an actor, readable while the actor hangs |
+//! | `incarnation` | what is counted anew each time the actor starts |
 //! | [`slot`] | the address of an actor across restarts |
 //! | [`watched`] | the wrapper that counts mailbox and busy time and takes injected faults |
 //! | [`fault`] | kill, panic, hang |
+//! | [`sweeper`] | ends actors that hang |
 //! | [`task`] | a task owned by an actor |
 
 pub mod children;
 pub mod dynamic;
 pub mod fault;
+mod incarnation;
 pub mod intensity;
 pub mod node;
 pub mod one_for_one;
 pub mod report;
 pub mod slot;
 pub mod spec;
+pub mod sweeper;
 pub mod task;
 pub mod watched;
 
