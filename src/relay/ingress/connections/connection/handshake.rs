@@ -23,7 +23,7 @@ use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
 use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
-use crate::directory::audit_log::{AuditEvent, Side};
+use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, WriteEnd};
