@@ -51,6 +51,8 @@ mod tests;
 
 use vault::{AgentVault, Offer};
 
+/// How long the whole tree gets to stop: more than the deadlines of its actors together.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the closed connection gets to tell the relay, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -201,7 +203,10 @@ impl Agent {
         // A supervisor that stops its children is busy for as long as they take.
         self.sweeper = None;
         self.root.stop();
-        self.ended.wait().await;
+        if tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await.is_err() {
+            tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
+            self.root.kill();
+        }
         self.farewell("the agent is stopping").await;
     }
 

@@ -43,6 +43,8 @@ pub mod splices;
 pub mod tree;
 pub mod watch_files;
 
+/// How long the whole tree gets to stop: more than the deadlines of its actors together.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long closed connections get to tell their peers, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -200,7 +202,10 @@ impl Relay {
         // A supervisor that stops its children is busy for as long as they take.
         self.sweeper = None;
         self.root.stop();
-        self.ended.wait().await;
+        if tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await.is_err() {
+            tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
+            self.root.kill();
+        }
         self.farewell().await;
     }
 

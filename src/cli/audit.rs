@@ -21,9 +21,8 @@ use crate::core::glob::Pattern;
 use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
 use crate::core::policy::Effect;
-use crate::directory::audit_log::AuditEvent;
 use crate::directory::audit_log::read::{AuditReader, Line};
-use crate::directory::audit_log::record::{Numbered, Record};
+use crate::directory::audit_log::record::{AuditEvent, Numbered, Record};
 
 /// Where there is no limit, the table is drawn in pieces of so many lines: it is not held as a whole.
 const PIECE: usize = 1_000;

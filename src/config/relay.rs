@@ -291,13 +291,6 @@ impl Limits {
         let mut found = zero_durations(&durations);
         let endless = durations.iter().filter(|(_, duration)| *duration > Duration::from_secs(SECONDS_MAX));
         found.extend(endless.map(|(key, _)| Invalid::at(*key, "longer than an hour bounds nothing")));
-        if self.first_frame > self.open {
-            found.push(Invalid::between(
-                "limits.first_frame",
-                "limits.open",
-                "the first frame is part of an open: `limits.first_frame` must not exceed `limits.open`",
-            ));
-        }
         if self.registry_call >= self.handler {
             found.push(Invalid::between(
                 "limits.registry_call",

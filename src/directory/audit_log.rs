@@ -4,14 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::record::Record;
 use self::rotation::Rotation;
-use crate::core::ids::StreamId;
-use crate::core::policy::Effect;
 
 pub mod read;
 pub mod record;
@@ -19,61 +14,6 @@ pub mod rotation;
 
 /// Readable by the owner and the group: who spoke to whom is nobody else's business.
 const MODE: u32 = 0o640;
-
-/// Which side of an open was asked (wire.md §4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// May the caller use the service?
-    Caller,
-    /// May the provider be called by the caller?
-    Callee,
-}
-
-impl Side {
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Callee => "callee",
-        }
-    }
-}
-
-/// One decision: `AuditEvent` of wire.md §8, and which side and which rule it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEvent {
-    /// When it fell, in milliseconds since 1970.
-    pub ts_unix_ms: i64,
-    /// Whose rules were asked.
-    pub tenant: Arc<str>,
-    /// The side that was asked.
-    pub side: Side,
-    /// Who asked: on the callee's side, the provider.
-    pub caller: Arc<str>,
-    /// For what: on the callee's side, the consumer.
-    pub target: Arc<str>,
-    /// With which method; may be empty.
-    pub method: Arc<str>,
-    /// What was decided.
-    pub decision: Effect,
-    /// The rule that decided; none when no rule did.
-    pub rule: Option<Arc<str>>,
-    /// In words.
-    pub reason: Arc<str>,
-    /// The stream that was to be opened. A text in the file as on the wire, for not every reader of JSON has 64 bits.
-    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
-    pub stream_id: StreamId,
-}
-
-fn as_text<S: Serializer>(id: &StreamId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
-}
-
-fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StreamId, D::Error> {
-    String::deserialize(deserializer)?.parse().map(StreamId).map_err(de::Error::custom)
-}
 
 /// Why the audit cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -246,9 +186,11 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::record::Numbered;
+    use super::record::{AuditEvent, Numbered, Side};
     use super::rotation::rotated;
     use super::*;
+    use crate::core::ids::StreamId;
+    use crate::core::policy::Effect;
 
     pub(super) fn event(stream_id: u64) -> AuditEvent {
         AuditEvent {

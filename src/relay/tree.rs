@@ -42,6 +42,8 @@ pub const KINDS: [(&str, &str); 15] = [
     ("http", "relay"),
 ];
 
+/// A supervisor below the root takes some seconds to give up: the root must remember for longer than that.
+const ROOT: Limits = Limits { window: Duration::from_secs(60), ..Limits::DEFAULT };
 /// How long a leaf gets to stop.
 const LEAF: Duration = Duration::from_millis(500);
 /// How long a dynamic supervisor gets: its children stop all at once, each within its own deadline.
@@ -67,7 +69,7 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
         http(vault, &root),
     ];
     children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
-    OneForOneArgs { slot: root, children, limits: Limits::default() }
+    OneForOneArgs { slot: root, children, limits: ROOT }
 }
 
 fn audit(vault: &Arc<Vault>) -> ChildSpec {

@@ -17,15 +17,19 @@ pub struct Limits {
     pub backoff_max: Duration,
 }
 
-impl Default for Limits {
+impl Limits {
     /// Ten failures in ten seconds; waits of 10 ms doubling to 1 s, so that ten fit into the window.
+    pub const DEFAULT: Self = Self {
+        failures: 10,
+        window: Duration::from_secs(10),
+        backoff: Duration::from_millis(10),
+        backoff_max: Duration::from_secs(1),
+    };
+}
+
+impl Default for Limits {
     fn default() -> Self {
-        Self {
-            failures: 10,
-            window: Duration::from_secs(10),
-            backoff: Duration::from_millis(10),
-            backoff_max: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -22,15 +22,14 @@ pub fn start(root: &Arc<Node>, deadline: Duration) -> Owned {
     })
 }
 
-fn sweep(node: &Arc<Node>, deadline: Duration) {
+/// The deepest first: a supervisor that waits for a child that hangs does not hang itself. Whether anything was killed.
+fn sweep(node: &Arc<Node>, deadline: Duration) -> bool {
+    let below = node.children().iter().fold(false, |killed, child| sweep(child, deadline) || killed);
     let busy = node.busy();
-    if busy > deadline {
-        tracing::error!(actor = %node.label(), ?busy, "actor hangs: killed");
-        node.kill();
-        // What is below it dies with it.
-        return;
+    if below || busy <= deadline {
+        return below;
     }
-    for child in node.children() {
-        sweep(&child, deadline);
-    }
+    tracing::error!(actor = %node.label(), ?busy, "actor hangs: killed");
+    node.kill();
+    true
 }

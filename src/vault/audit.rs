@@ -6,8 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
-use crate::directory::audit_log::AuditEvent;
-use crate::directory::audit_log::record::{Dropped, Numbered, Record};
+use crate::directory::audit_log::record::{AuditEvent, Dropped, Numbered, Record};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -140,8 +139,9 @@ mod tests {
     use super::*;
     use crate::core::ids::StreamId;
     use crate::core::policy::Effect;
+    use crate::directory::audit_log::AuditLog;
+    use crate::directory::audit_log::record::Side;
     use crate::directory::audit_log::rotation::Rotation;
-    use crate::directory::audit_log::{AuditLog, Side};
 
     fn event(ts_unix_ms: i64) -> AuditEvent {
         AuditEvent {

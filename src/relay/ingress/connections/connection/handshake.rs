@@ -23,7 +23,7 @@ use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
 use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
-use crate::directory::audit_log::{AuditEvent, Side};
+use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, WriteEnd};
@@ -124,7 +124,7 @@ impl Actor for Handshake {
         HandshakeArgs { slot, from, fresh, deadline }: HandshakeArgs,
     ) -> Result<HandshakeState, ActorProcessingErr> {
         let limits = &from.vault.config.limits;
-        let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame);
+        let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame.min(limits.open));
         Ok(HandshakeState {
             since: std::time::Instant::now(),
             counted: false,
@@ -168,6 +168,10 @@ impl Actor for Handshake {
             HandshakeMsg::ConsumerGone(_) => Event::ConsumerGone,
             HandshakeMsg::TimedOut(slept) => {
                 slept?;
+                if state.consumer.is_none() {
+                    // The task that waits for the first frame has the stream, and a deadline of its own.
+                    return Ok(());
+                }
                 Event::TimedOut
             }
             HandshakeMsg::RejectWritten(written) => {
