@@ -79,7 +79,7 @@ pub fn find(root: &Arc<Node>, selector: &str) -> Result<Arc<Node>, String> {
     let mut pending = vec![Arc::clone(root)];
     let mut found: Vec<Arc<Node>> = Vec::new();
     while let Some(node) = pending.pop() {
-        pending.extend(node.children());
+        pending.extend(node.children().into_iter().rev());
         if wanted_id == Some(node.id()) || node.kind() == selector || node.label() == selector {
             found.push(node);
         }
@@ -88,9 +88,10 @@ pub fn find(root: &Arc<Node>, selector: &str) -> Result<Arc<Node>, String> {
         [one] => Ok(Arc::clone(one)),
         [] => Err(format!("no actor `{selector}`: give an id, a kind, or kind:name, as `tree` shows them")),
         several => Err(format!(
-            "`{selector}` names {} actors ({}, …): give an id or kind:name",
+            "`{selector}` names {} actors ({}{}): give an id or kind:name",
             several.len(),
             several.iter().take(3).map(|node| format!("{}={}", node.id(), node.label())).collect::<Vec<_>>().join(", "),
+            if several.len() > 3 { ", …" } else { "" },
         )),
     }
 }
