@@ -15,6 +15,7 @@
 //! | [`one_for_one`], [`dynamic`] | the two supervisors, both thin over `children` |
 //! | [`intensity`] | how often a child may fail, pure |
 //! | [`node`] | what the tree knows of an actor, readable while the actor hangs |
+//! | `incarnation` | what is counted anew each time the actor starts |
 //! | [`slot`] | the address of an actor across restarts |
 //! | [`watched`] | the wrapper that counts mailbox and busy time and takes injected faults |
 //! | [`fault`] | kill, panic, hang |
@@ -23,6 +24,7 @@
 pub mod children;
 pub mod dynamic;
 pub mod fault;
+mod incarnation;
 pub mod intensity;
 pub mod node;
 pub mod one_for_one;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,13 +60,19 @@ struct Child {
 
 impl Child {
     /// Asks it to stop, waits until its deadline, kills it. Borrows nothing: a `ChildSpec` is not `Sync`.
-    fn stop(&self) -> impl Future<Output = Exit> + Send + use<> {
+    fn stop(&self, supervisor: &ActorCell) -> impl Future<Output = Exit> + Send + use<> {
         let (node, cell, deadline) = (Arc::clone(&self.spec.node), self.cell.clone(), self.spec.shutdown);
+        let supervisor = supervisor.clone();
         async move {
             let Some(cell) = cell else { return Exit::Stopped(None) };
-            node.ask_to_stop();
+            let current = node.current();
+            // Its state must be dropped where it ends, before the next child is stopped: in an event it would wait until
+            // the supervisor has stopped them all. From here on only the guard makes it die with the supervisor.
+            cell.unlink(supervisor);
+            let _dies_with_us = KillOnDrop(cell.clone());
+            node.stop();
             if cell.wait(Some(deadline)).await.is_ok() {
-                return Exit::Stopped(None);
+                return current.map_or(Exit::Killed, |current| current.outcome());
             }
             let actor = node.label();
             tracing::warn!(%actor, ?deadline, "actor did not stop in time: killed");
@@ -78,13 +85,22 @@ impl Child {
     }
 }
 
+/// Kills an actor that nothing links to its supervisor any more; one that has ended does not mind.
+struct KillOnDrop(ActorCell);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
 /// See the module's documentation.
 pub struct Children {
     node: Arc<Node>,
     me: ActorCell,
     limits: Limits,
     since: Instant,
-    // Node ids grow, so this is the order of starting.
+    /// By adoption, so in the order of starting.
     children: BTreeMap<u64, Child>,
     by_actor: HashMap<ActorId, u64>,
     wake: Box<dyn Fn(Duration, u64) -> Owned + Send + Sync>,
@@ -108,8 +124,6 @@ impl Children {
         restart: impl Fn(u64) -> M + Send + Sync + 'static,
     ) -> Self {
         let node = Arc::clone(supervisor.node());
-        // What an earlier incarnation had died with it.
-        node.disown_all();
         let slot = supervisor.clone();
         let restart = Arc::new(restart);
         let wake = move |wait, id| {
@@ -149,9 +163,11 @@ impl Children {
     /// # Errors
     /// When it could not be started; it is gone then.
     pub async fn start(&mut self, mut spec: ChildSpec) -> Result<(), StartError> {
-        if self.children.contains_key(&spec.node.id()) {
+        if self.children.contains_key(&spec.node.adoption()) {
             return Ok(());
         }
+        // A supervisor may start thousands in a row: others want the thread too, and it must notice a kill.
+        tokio::task::consume_budget().await;
         self.node.adopt(&spec.node);
         let launched = if self.stopping {
             Err(Exit::NotStarted("its supervisor is stopping".to_owned()))
@@ -160,7 +176,7 @@ impl Children {
         };
         match launched {
             Ok(cell) => {
-                let id = spec.node.id();
+                let id = spec.node.adoption();
                 self.by_actor.insert(cell.get_id(), id);
                 let intensity = Intensity::new(self.limits);
                 self.children.insert(id, Child { spec, cell: Some(cell), intensity, backoff: None });
@@ -175,16 +191,24 @@ impl Children {
 
     /// Takes a supervision event: a child that ended is started again, or buried.
     pub async fn on_event(&mut self, event: SupervisionEvent) -> Change {
-        let (actor, exit) = match event {
-            // The state is dropped here and now: what it owns must not outlive the actor in a queue.
-            SupervisionEvent::ActorTerminated(actor, state, reason) => (actor, Exit::terminated(state, reason)),
-            SupervisionEvent::ActorFailed(actor, why) => (actor, Exit::Failed(why.to_string())),
+        let (actor, end) = match event {
+            SupervisionEvent::ActorTerminated(actor, state, reason) => {
+                // Here and now: what it owns must not outlive the actor in a queue.
+                contain("dropping its state", move || drop(state));
+                (actor, Ok(reason))
+            }
+            SupervisionEvent::ActorFailed(actor, why) => (actor, Err(why.to_string())),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Change::None,
         };
-        match self.by_actor.remove(&actor.get_id()) {
-            Some(id) => self.ended(id, exit).await,
-            None => Change::None,
-        }
+        let Some(id) = self.by_actor.remove(&actor.get_id()) else { return Change::None };
+        let seen = self.children.get(&id).and_then(|child| child.spec.node.current()).map(|current| current.outcome());
+        let exit = match (end, seen) {
+            (Err(why), _) => Exit::Failed(why),
+            // The event alone does not tell: ractor's reason for a kill is a word that a stop may give too.
+            (Ok(reason), Some(Exit::Stopped(_))) => Exit::Stopped(reason),
+            (Ok(_), _) => Exit::Killed,
+        };
+        self.ended(id, exit).await
     }
 
     /// A backoff is over: starts child `id` if it still waits.
@@ -204,7 +228,7 @@ impl Children {
         self.stopping = true;
         self.by_actor.clear();
         while let Some((_, mut child)) = self.children.pop_last() {
-            let exit = child.stop().await;
+            let exit = child.stop(&self.me).await;
             self.bury(&mut child.spec, &exit);
         }
     }
@@ -214,7 +238,7 @@ impl Children {
         self.stopping = true;
         self.by_actor.clear();
         let mut children: Vec<_> = std::mem::take(&mut self.children).into_values().collect();
-        let exits = join_all(children.iter().map(Child::stop)).await;
+        let exits = join_all(children.iter().map(|child| child.stop(&self.me))).await;
         for (child, exit) in children.iter_mut().zip(exits) {
             self.bury(&mut child.spec, &exit);
         }
@@ -223,8 +247,6 @@ impl Children {
     async fn ended(&mut self, id: u64, mut exit: Exit) -> Change {
         let Some(child) = self.children.get_mut(&id) else { return Change::None };
         child.cell = None;
-        // Asked for by an operator: no failure, so no wait and no count.
-        let mut spared = child.spec.node.take_spared();
         let again = match child.spec.restart {
             Restart::Permanent => true,
             Restart::Transient => !exit.is_normal(),
@@ -234,9 +256,9 @@ impl Children {
             self.remove(id, &exit);
             return Change::Gone;
         }
-        // Bounded by the intensity: each turn records a failure, or is the first and spared.
+        // Bounded by the intensity: each turn records a failure, but for one whose end an operator asked for.
         loop {
-            let wait = if std::mem::take(&mut spared) {
+            let wait = if child.spec.node.current().is_some_and(|current| current.is_spared()) {
                 Duration::ZERO
             } else {
                 match child.intensity.failed(self.since.elapsed()) {
@@ -277,21 +299,34 @@ impl Children {
 
     fn bury(&self, spec: &mut ChildSpec, exit: &Exit) {
         spec.node.ended(exit, Status::Stopped);
-        self.node.disown(spec.node.id());
-        spec.gone(exit);
+        self.node.disown(spec.node.adoption());
+        contain("on_gone", || spec.gone(exit));
+    }
+}
+
+/// Runs what a child brought along: its panic must not end the supervisor, and with it the child's siblings.
+fn contain(what: &str, run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        tracing::error!(panic = task::panic_text(panic.as_ref()), "{what} panicked");
     }
 }
 
 async fn launch(spec: &mut ChildSpec, parent: &ActorCell) -> Result<ActorCell, Exit> {
-    let Some(starting) = spec.start(parent.clone()) else {
-        return Err(Exit::NotStarted("it can be started only once".to_owned()));
+    let started = match catch_unwind(AssertUnwindSafe(|| spec.start(parent.clone()))) {
+        Ok(Some(starting)) => tokio::time::timeout(START_DEADLINE, starting).await,
+        Ok(None) => return Err(Exit::NotStarted("it can be started only once".to_owned())),
+        Err(panic) => return Err(Exit::NotStarted(task::panic_text(panic.as_ref()))),
     };
-    match tokio::time::timeout(START_DEADLINE, starting).await {
+    let exit = match started {
         Ok(Ok(cell)) => {
             spec.node.running();
-            Ok(cell)
+            return Ok(cell);
         }
-        Ok(Err(why)) => Err(Exit::NotStarted(why.to_string())),
-        Err(_elapsed) => Err(Exit::NotStarted(format!("pre_start took longer than {START_DEADLINE:?}"))),
-    }
+        Ok(Err(why)) => Exit::not_started(&why),
+        Err(_elapsed) => Exit::NotStarted(format!("pre_start took longer than {START_DEADLINE:?}")),
+    };
+    // Nothing can be linked to a supervisor that is being killed. That is no failure of the child: the kill takes
+    // effect at this await, before anybody is told that the child is gone.
+    tokio::task::yield_now().await;
+    Err(exit)
 }

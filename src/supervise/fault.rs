@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use super::incarnation::Incarnation;
 use super::node::Node;
 
 /// What to do to an actor.
@@ -44,17 +45,25 @@ pub enum FaultError {
 /// # Errors
 /// When the actor does not run.
 pub async fn inject(node: &Arc<Node>, fault: Fault) -> Result<(), FaultError> {
-    let cell = node.cell().ok_or_else(|| FaultError::NotRunning(node.label()))?;
-    node.spare();
+    let current = node.current().ok_or_else(|| FaultError::NotRunning(node.label()))?;
+    if current.is_over() {
+        return Err(FaultError::Ended(node.label()));
+    }
+    let was_spared = current.spare();
     if fault == Fault::Kill {
-        cell.kill();
+        current.cell().kill();
         return Ok(());
     }
-    node.set_fault(fault);
+    current.set_fault(fault);
     // The probe's own outcome says nothing: it dies with its victim, often before its start is reported.
-    match Actor::spawn_linked(None, Probe, (), cell).await {
+    match Actor::spawn_linked(None, Probe, (), current.cell().clone()).await {
         Ok(_) => Ok(()),
-        Err(_) => Err(FaultError::Ended(node.label())),
+        Err(_) => {
+            if !was_spared {
+                current.spare_no_more();
+            }
+            Err(FaultError::Ended(node.label()))
+        }
     }
 }
 
@@ -63,11 +72,11 @@ pub(super) fn is_probe(event: &SupervisionEvent) -> bool {
 }
 
 #[allow(clippy::panic, reason = "this is the injected panic")]
-pub(super) async fn strike(node: &Node) {
-    match node.take_fault() {
+pub(super) async fn strike(incarnation: &Incarnation) -> Result<(), ActorProcessingErr> {
+    match incarnation.take_fault() {
         Some(Fault::Panic) => panic!("injected panic"),
         Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Kill) | None => {}
+        Some(Fault::Kill) | None => Ok(()),
     }
 }
 

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use ractor::ActorCell;
 use tokio::sync::watch;
 
-use super::fault::Fault;
+use super::incarnation::Incarnation;
 use super::spec::Exit;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+static NEXT_ADOPTION: AtomicU64 = AtomicU64::new(1);
 
 /// What an actor says of itself, computed on demand from shared state: it must not wait for the actor.
 type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -42,9 +42,15 @@ pub enum Status {
 #[derive(Debug)]
 struct Life {
     status: Status,
+    current: Option<Arc<Incarnation>>,
     restarts: u64,
     started_at: Option<SystemTime>,
     last_exit: Option<String>,
+    /// Grows with each adoption, by whichever supervisor: siblings' order of starting. Ids do not tell that: a node is
+    /// often made long before its actor is started.
+    adoption: u64,
+    /// Its supervisor ended, and nobody has adopted it since.
+    orphaned: bool,
 }
 
 /// One actor as the tree sees it. See the module's documentation.
@@ -52,15 +58,12 @@ pub struct Node {
     id: u64,
     kind: &'static str,
     name: String,
+    /// By adoption.
     children: Mutex<BTreeMap<u64, Arc<Node>>>,
     cell: watch::Sender<Option<ActorCell>>,
     life: Mutex<Life>,
     detail: Mutex<Option<Detail>>,
     stop_request: Mutex<Option<StopRequest>>,
-    mailbox: AtomicUsize,
-    busy_since_ms: AtomicU64,
-    spared: AtomicBool,
-    fault: AtomicU8,
 }
 
 impl fmt::Debug for Node {
@@ -79,13 +82,17 @@ impl Node {
             name: name.into(),
             children: Mutex::default(),
             cell: watch::Sender::new(None),
-            life: Mutex::new(Life { status: Status::Starting, restarts: 0, started_at: None, last_exit: None }),
+            life: Mutex::new(Life {
+                status: Status::Starting,
+                current: None,
+                restarts: 0,
+                started_at: None,
+                last_exit: None,
+                adoption: 0,
+                orphaned: false,
+            }),
             detail: Mutex::new(None),
             stop_request: Mutex::new(None),
-            mailbox: AtomicUsize::new(0),
-            busy_since_ms: AtomicU64::new(0),
-            spared: AtomicBool::new(false),
-            fault: AtomicU8::new(0),
         })
     }
 
@@ -116,7 +123,7 @@ impl Node {
     /// The running actor, if there is one now.
     #[must_use]
     pub fn cell(&self) -> Option<ActorCell> {
-        self.cell.borrow().clone()
+        self.current().map(|current| current.cell().clone())
     }
 
     /// Follows the running actor across restarts.
@@ -152,16 +159,13 @@ impl Node {
     /// Messages sent through a handle and not yet taken.
     #[must_use]
     pub fn mailbox(&self) -> usize {
-        self.mailbox.load(Ordering::Relaxed)
+        self.current().map_or(0, |current| current.mailbox())
     }
 
     /// For how long the message in hand has been handled; zero while idle.
     #[must_use]
     pub fn busy(&self) -> Duration {
-        match self.busy_since_ms.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => Duration::from_millis(now_ms().saturating_sub(since)),
-        }
+        self.current().map_or(Duration::ZERO, |current| current.busy())
     }
 
     /// Children in the order in which they were started.
@@ -170,7 +174,8 @@ impl Node {
         lock(&self.children).values().cloned().collect()
     }
 
-    /// Sets what the actor says of itself. `detail` must be quick and must not wait for the actor.
+    /// Sets what the actor says of itself. `detail` must be quick, must not wait for the actor, and must not own what
+    /// owns this node: it is kept for as long as the node is.
     pub fn describe(&self, detail: impl Fn() -> serde_json::Value + Send + Sync + 'static) {
         *lock(&self.detail) = Some(Box::new(detail));
     }
@@ -181,14 +186,25 @@ impl Node {
         lock(&self.detail).as_ref().map_or(serde_json::Value::Null, |detail| detail())
     }
 
-    /// Sets how a supervisor is asked to stop: it must end its children first, in order.
+    /// Sets how a supervisor is asked to stop: it must end its children first, in order. Forgotten when the actor ends,
+    /// so `request` may own the actor's address.
     pub fn stop_by(&self, request: impl Fn() + Send + Sync + 'static) {
         *lock(&self.stop_request) = Some(Box::new(request));
     }
 
     /// Asks the actor to stop: a supervisor stops its children first. Its own supervisor, if any, decides what follows.
     pub fn stop(&self) {
-        self.ask_to_stop();
+        let current = {
+            let mut life = lock(&self.life);
+            // One that does not run stays restarting, or stopped.
+            let Some(current) = life.current.clone() else { return };
+            life.status = Status::Stopping;
+            current
+        };
+        match lock(&self.stop_request).as_ref() {
+            Some(request) => request(),
+            None => current.cell().stop(None),
+        }
     }
 
     /// Kills the actor, and with it everything below it.
@@ -198,38 +214,40 @@ impl Node {
         }
     }
 
-    /// Records why a root ended: nobody above it would.
-    pub(super) fn note_exit(&self, why: String) {
-        let mut life = lock(&self.life);
-        life.status = Status::Stopped;
-        life.last_exit = Some(why);
+    /// The running incarnation, or the one that ended and whose end was not noticed yet.
+    pub(super) fn current(&self) -> Option<Arc<Incarnation>> {
+        lock(&self.life).current.clone()
     }
 
-    pub(super) fn ask_to_stop(&self) {
-        lock(&self.life).status = Status::Stopping;
-        if let Some(request) = lock(&self.stop_request).as_ref() {
-            request();
-        } else if let Some(cell) = self.cell() {
-            cell.stop(None);
-        }
-    }
-
+    /// Takes `child` in as the last of the children.
     pub(super) fn adopt(&self, child: &Arc<Node>) {
-        lock(&self.children).insert(child.id, Arc::clone(child));
+        let adoption = NEXT_ADOPTION.fetch_add(1, Ordering::Relaxed);
+        let earlier = {
+            let mut life = lock(&child.life);
+            life.orphaned = false;
+            std::mem::replace(&mut life.adoption, adoption)
+        };
+        let mut children = lock(&self.children);
+        children.remove(&earlier);
+        children.insert(adoption, Arc::clone(child));
     }
 
-    pub(super) fn disown(&self, child: u64) {
-        lock(&self.children).remove(&child);
+    pub(super) fn adoption(&self) -> u64 {
+        lock(&self.life).adoption
     }
 
-    pub(super) fn disown_all(&self) {
-        lock(&self.children).clear();
+    pub(super) fn disown(&self, adoption: u64) {
+        lock(&self.children).remove(&adoption);
     }
 
     /// The actor exists and its mailbox takes messages; `pre_start` runs next.
-    pub(super) fn appeared(&self, cell: ActorCell) {
-        self.mailbox.store(0, Ordering::Relaxed);
-        self.fault.store(0, Ordering::Relaxed);
+    pub(super) fn appeared(&self, incarnation: Arc<Incarnation>) {
+        let cell = incarnation.cell().clone();
+        {
+            let mut life = lock(&self.life);
+            life.status = Status::Starting;
+            life.current = Some(incarnation);
+        }
         self.cell.send_replace(Some(cell));
     }
 
@@ -242,69 +260,48 @@ impl Node {
         life.status = Status::Running;
     }
 
+    /// The actor ended. Whatever was below it was killed with it, and nobody is left to say so of those.
     pub(super) fn ended(&self, exit: &Exit, next: Status) {
+        self.end(Some(exit.to_string()), next);
+        for child in self.children() {
+            child.orphaned(next);
+        }
+    }
+
+    /// Its supervisor ended: `next` is what becomes of that.
+    fn orphaned(&self, next: Status) {
+        if self.status() != Status::Stopped {
+            let killed = self.current().map(|_| "killed with its supervisor".to_owned());
+            self.end(killed, next);
+        }
+        lock(&self.life).orphaned = true;
+        for child in self.children() {
+            child.orphaned(next);
+        }
+    }
+
+    /// This supervisor has started: what an earlier incarnation had and nobody has adopted since is gone.
+    pub(super) fn forget_orphans(&self) {
+        let mut children = lock(&self.children);
+        let orphans: Vec<_> = children.extract_if(.., |_, child| lock(&child.life).orphaned).collect();
+        drop(children);
+        for (_, orphan) in orphans {
+            orphan.end(None, Status::Stopped);
+            orphan.forget_orphans();
+        }
+    }
+
+    fn end(&self, exit: Option<String>, next: Status) {
         *lock(&self.stop_request) = None;
         {
             let mut life = lock(&self.life);
             life.status = next;
-            life.last_exit = Some(exit.to_string());
+            life.current = None;
+            life.last_exit = exit.or_else(|| life.last_exit.take());
         }
-        self.mailbox.store(0, Ordering::Relaxed);
-        self.busy_since_ms.store(0, Ordering::Relaxed);
-        // Last: who waits for the next life looks at the status when this changes.
+        // Last: who waits for the next incarnation looks at the status when this changes.
         self.cell.send_replace(None);
     }
-
-    /// The next exit was asked for by an operator, and does not count as a failure.
-    pub(super) fn spare(&self) {
-        self.spared.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn take_spared(&self) -> bool {
-        self.spared.swap(false, Ordering::Relaxed)
-    }
-
-    pub(super) fn set_fault(&self, fault: Fault) {
-        self.fault.store(fault as u8, Ordering::Relaxed);
-    }
-
-    pub(super) fn take_fault(&self) -> Option<Fault> {
-        Fault::from_u8(self.fault.swap(0, Ordering::Relaxed))
-    }
-
-    pub(super) fn queued(&self) {
-        self.mailbox.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn unqueued(&self) {
-        // Saturating: a restart sets the count to 0 while a sender may still be between its two steps.
-        let mut depth = self.mailbox.load(Ordering::Relaxed);
-        while depth > 0 {
-            match self.mailbox.compare_exchange_weak(depth, depth - 1, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => depth = now,
-            }
-        }
-    }
-
-    pub(super) fn begin(&self) -> Busy<'_> {
-        self.busy_since_ms.store(now_ms(), Ordering::Relaxed);
-        Busy(self)
-    }
-}
-
-/// Marks the actor busy until dropped, so also when its handler is killed or panics.
-pub(super) struct Busy<'a>(&'a Node);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.busy_since_ms.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Milliseconds since the process first asked, plus one: 0 means idle.
-fn now_ms() -> u64 {
-    u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// No code panics while it holds one of these locks but a `detail` closure, which leaves nothing half-written.

@@ -3,13 +3,16 @@
 //! A child that fails too often takes its supervisor with it, so failure escalates to the root, and from there to
 //! the process's exit code.
 
+use std::sync::Arc;
+
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::task::JoinHandle;
 
 use super::children::{Change, Children};
 use super::intensity::Limits;
+use super::node::Status;
 use super::slot::Slot;
-use super::spec::ChildSpec;
+use super::spec::{ChildSpec, Exit};
 use super::watched::Watched;
 
 /// Messages of a [`OneForOne`].
@@ -28,7 +31,8 @@ pub struct OneForOneArgs {
     pub slot: Slot<OneForOneMsg>,
     /// Its children, in the order of starting.
     pub children: Vec<ChildSpec>,
-    /// How often a child may fail.
+    /// How often a child may fail. A child that is itself a supervisor fails only once its own limits are used up, with
+    /// the backoffs in between: for it to be given up in turn, `window` must hold `failures` times that.
     pub limits: Limits,
 }
 
@@ -36,15 +40,28 @@ pub struct OneForOneArgs {
 #[derive(Debug)]
 pub struct OneForOne;
 
-/// Starts a tree's root, with nobody above it. Its end is the end of the tree.
+/// Starts a tree's root, with nobody above it. Its end is the end of the tree; once the result ends, the node says why.
 ///
 /// # Errors
-/// When a child could not be started; those started before it are gone then.
+/// When a child could not be started; those started before it are stopped then.
+#[allow(clippy::disallowed_methods, reason = "ends with the root, whose end it records")]
 pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<()>, SpawnErr> {
-    let node = std::sync::Arc::clone(args.slot.node());
-    let (_root, joined) = Actor::spawn(None, Watched::new(OneForOne, std::sync::Arc::clone(&node)), args).await?;
+    let node = Arc::clone(args.slot.node());
+    let joined = match Actor::spawn(None, Watched::new(OneForOne, Arc::clone(&node)), args).await {
+        Ok((_root, joined)) => joined,
+        Err(error) => {
+            node.ended(&Exit::not_started(&error), Status::Stopped);
+            return Err(error);
+        }
+    };
     node.running();
-    Ok(joined)
+    Ok(tokio::spawn(async move {
+        if let Err(error) = joined.await {
+            tracing::error!(%error, "the root's task");
+        }
+        let exit = node.current().map_or(Exit::Killed, |root| root.outcome());
+        node.ended(&exit, Status::Stopped);
+    }))
 }
 
 /// Starts `children` below `me`, in order.
@@ -71,7 +88,10 @@ impl Actor for OneForOne {
         let slot = args.slot.clone();
         args.slot.node().stop_by(move || slot.tell(OneForOneMsg::Shutdown));
         let mut children = Children::new(&args.slot, myself.get_cell(), args.limits, OneForOneMsg::Restart);
-        start_all(&mut children, args.children).await?;
+        if let Err(error) = start_all(&mut children, args.children).await {
+            children.stop_in_reverse().await;
+            return Err(error);
+        }
         Ok((args.slot, children))
     }
 
@@ -115,6 +135,5 @@ async fn escalate(
     let why = format!("{child} failed too often, at last: {exit}");
     tracing::error!(supervisor = %slot.node().label(), %why, "escalating");
     children.stop_in_reverse().await;
-    slot.node().note_exit(why.clone());
     Err(why.into())
 }

@@ -69,10 +69,11 @@ impl<M: Message> Slot<M> {
     /// # Errors
     /// [`Down`] when none runs; the message is dropped, and what it owns with it.
     pub fn cast(&self, message: M) -> Result<(), Down> {
-        let cell = self.node.cell().ok_or(Down)?;
-        self.node.queued();
-        ActorRef::<M>::from(cell).send_message(message).map_err(|_| {
-            self.node.unqueued();
+        let current = self.node.current().ok_or(Down)?;
+        // First: the actor may take the message before the next line runs.
+        current.queued();
+        ActorRef::<M>::from(current.cell().clone()).send_message(message).map_err(|_| {
+            current.unqueued();
             Down
         })
     }
@@ -97,8 +98,8 @@ impl<M: Message> Slot<M> {
         let deadline = Instant::now() + timeout;
         let mut lives = self.node.watch();
         loop {
-            let asked_of = lives.borrow_and_update().as_ref().map(ractor::ActorCell::get_id);
-            if asked_of.is_some() {
+            let runs = lives.borrow_and_update().is_some();
+            if runs {
                 let (port, answer) = tokio::sync::oneshot::channel();
                 if self.cast(question(port.into())).is_ok() {
                     match tokio::time::timeout_at(deadline, answer).await {

@@ -6,8 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::actor::messages::BoxedState;
-use ractor::{Actor, ActorCell, Signal, SpawnErr};
+use ractor::{Actor, ActorCell, SpawnErr};
 
 use super::node::Node;
 use super::slot::Slot;
@@ -38,16 +37,12 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// From ractor's event. The state is dropped here and now: what it owns must not outlive the actor in a queue.
-    ///
-    /// A kill between two messages leaves the state, one during a handler does not; the reason is the same. Without a
-    /// state and with another reason, the runtime has dropped the actor's task.
-    pub(super) fn terminated(state: Option<BoxedState>, reason: Option<String>) -> Self {
-        match reason {
-            Some(reason) if reason == Signal::Kill.to_string() => Self::Killed,
-            reason if state.is_some() => Self::Stopped(reason),
-            _ => Self::Killed,
-        }
+    /// Without ractor's words around an actor's own: they call every failure to start a panic.
+    pub(super) fn not_started(why: &SpawnErr) -> Self {
+        Self::NotStarted(match why {
+            SpawnErr::StartupFailed(why) => why.to_string(),
+            other => other.to_string(),
+        })
     }
 
     /// Whether the child ended as it meant to.
@@ -129,7 +124,8 @@ impl ChildSpec {
 
     /// Runs `then` once the child is gone for good: it ended and is not started again, or was given up.
     ///
-    /// Not run when the supervisor itself is killed: who restarts the supervisor knows.
+    /// Not run when the supervisor itself is killed, nor when it ends with this spec still in its mailbox: the spec is
+    /// dropped then, with what it owns, and who restarts the supervisor knows. A panic in `then` is logged.
     #[must_use]
     pub fn on_gone(mut self, then: impl FnOnce(&Exit) + Send + 'static) -> Self {
         self.on_gone = Some(Box::new(then));
@@ -142,6 +138,7 @@ impl ChildSpec {
         &self.node
     }
 
+    /// May panic: `make` is not ours.
     pub(super) fn start(&mut self, parent: ActorCell) -> Option<Starting> {
         match &mut self.start {
             Start::Again(start) => Some(start(parent)),

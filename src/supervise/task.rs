@@ -61,7 +61,8 @@ pub fn run(work: impl Future<Output = ()> + Send + 'static) -> Owned {
     Owned(AbortOnDropHandle::new(tokio::spawn(work)))
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -1,22 +1,43 @@
-//! The wrapper around every supervised actor: counts its mailbox, times its handler, takes injected faults.
+//! The wrapper around every supervised actor: counts its mailbox, times its handler, notes how it ends, takes injected
+//! faults.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::fault;
+use super::incarnation::Incarnation;
 use super::node::Node;
+use super::spec::Exit;
 
 /// An actor, watched through its [`Node`]. Its messages are the inner actor's: nothing is wrapped.
 pub(super) struct Watched<A> {
     inner: A,
     node: Arc<Node>,
+    incarnation: OnceLock<Arc<Incarnation>>,
 }
 
-impl<A> Watched<A> {
+impl<A: Actor> Watched<A> {
     pub(super) fn new(inner: A, node: Arc<Node>) -> Self {
-        Self { inner, node }
+        Self { inner, node, incarnation: OnceLock::new() }
     }
+
+    fn incarnation(&self, myself: &ActorRef<A::Msg>) -> &Arc<Incarnation> {
+        self.incarnation.get_or_init(|| Arc::new(Incarnation::new(myself.get_cell())))
+    }
+}
+
+/// Runs one of the actor's functions, busy meanwhile; an error is the actor's end.
+async fn watch(
+    incarnation: &Incarnation,
+    function: impl Future<Output = Result<(), ActorProcessingErr>>,
+) -> Result<(), ActorProcessingErr> {
+    let _busy = incarnation.begin();
+    let done = function.await;
+    if let Err(error) = &done {
+        incarnation.ends(Exit::Failed(error.to_string()));
+    }
+    done
 }
 
 impl<A: Actor> Actor for Watched<A> {
@@ -25,18 +46,25 @@ impl<A: Actor> Actor for Watched<A> {
     type Arguments = A::Arguments;
 
     async fn pre_start(&self, myself: ActorRef<A::Msg>, args: A::Arguments) -> Result<A::State, ActorProcessingErr> {
+        let incarnation = self.incarnation(&myself);
         // Reachable from here on: tasks that pre_start makes may report before it returns.
-        self.node.appeared(myself.get_cell());
-        let _busy = self.node.begin();
+        self.node.appeared(Arc::clone(incarnation));
+        let _busy = incarnation.begin();
         self.inner.pre_start(myself, args).await
     }
 
     async fn post_start(&self, myself: ActorRef<A::Msg>, state: &mut A::State) -> Result<(), ActorProcessingErr> {
-        self.inner.post_start(myself, state).await
+        self.node.forget_orphans();
+        let incarnation = Arc::clone(self.incarnation(&myself));
+        watch(&incarnation, self.inner.post_start(myself, state)).await
     }
 
     async fn post_stop(&self, myself: ActorRef<A::Msg>, state: &mut A::State) -> Result<(), ActorProcessingErr> {
-        self.inner.post_stop(myself, state).await
+        let incarnation = Arc::clone(self.incarnation(&myself));
+        watch(&incarnation, self.inner.post_stop(myself, state)).await?;
+        // ractor comes here on a stop only, never on a kill.
+        incarnation.ends(Exit::Stopped(None));
+        Ok(())
     }
 
     async fn handle(
@@ -45,9 +73,9 @@ impl<A: Actor> Actor for Watched<A> {
         message: A::Msg,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        self.node.unqueued();
-        let _busy = self.node.begin();
-        self.inner.handle(myself, message, state).await
+        let incarnation = Arc::clone(self.incarnation(&myself));
+        incarnation.unqueued();
+        watch(&incarnation, self.inner.handle(myself, message, state)).await
     }
 
     async fn handle_supervisor_evt(
@@ -56,13 +84,13 @@ impl<A: Actor> Actor for Watched<A> {
         event: SupervisionEvent,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
-        let _busy = self.node.begin();
+        let incarnation = Arc::clone(self.incarnation(&myself));
         if fault::is_probe(&event) {
             if let SupervisionEvent::ActorStarted(_) = event {
-                fault::strike(&self.node).await;
+                watch(&incarnation, fault::strike(&incarnation)).await?;
             }
             return Ok(());
         }
-        self.inner.handle_supervisor_evt(myself, event, state).await
+        watch(&incarnation, self.inner.handle_supervisor_evt(myself, event, state)).await
     }
 }
