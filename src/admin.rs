@@ -1,5 +1,6 @@
 //! The admin socket: protocol, server, client.
 
+pub mod actors;
 pub mod client;
 pub mod draw;
 pub mod protocol;

@@ -8,11 +8,13 @@ use crate::config::Problems;
 
 pub mod admin;
 pub mod agent;
+pub mod bench;
 pub mod demo;
 pub mod pki;
 pub mod policy;
 pub mod relay;
 pub mod stop;
+pub mod systemd;
 
 /// An outbound-only relay: services in private networks reach each other with no inbound port.
 #[derive(Debug, clap::Parser)]
@@ -24,14 +26,20 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Show the whole system at work in one process
+    Demo(demo::DemoArgs),
     /// Run the relay service
     Relay(relay::RelayArgs),
+    /// Run the agent beside a service
+    Agent(agent::AgentArgs),
     /// Look into a running relay or agent, over its admin socket
     Admin(admin::AdminArgs),
     /// Read the rules: which one decides, and why
     Policy(policy::PolicyArgs),
     /// Make certificates
     Pki(pki::PkiArgs),
+    /// Measure a relay, this project's or a legacy one, under load
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program.
@@ -47,10 +55,13 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Relay(args) => relay::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
         Command::Admin(args) => admin::run(args).await,
         Command::Policy(args) => policy::run(args),
         Command::Pki(args) => pki::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

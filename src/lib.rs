@@ -4,11 +4,13 @@
 
 pub mod admin;
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
 pub mod directory;
+pub mod metrics;
 pub mod net;
 pub mod pki;
 pub mod relay;

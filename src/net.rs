@@ -1,6 +1,8 @@
 //! Transport: TLS, QUIC, framed reads and writes, streams with an explicit end.
 
 pub mod framed;
+#[cfg(test)]
+pub(crate) mod harness;
 pub mod local_tcp;
 pub mod pump;
 pub mod quic;

@@ -273,3 +273,96 @@ fn params(name: &str, validity: Validity) -> CertificateParams {
 fn ascii(text: &str) -> Result<Ia5String, PkiError> {
     Ia5String::try_from(text).map_err(|_| PkiError::Name(text.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::extensions::GeneralName;
+
+    use super::*;
+
+    const RELAY: &str = "outrelay://acme/relay/r1";
+    const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-0123456789ab";
+
+    fn parsed<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
+        let (_, block) = parse_x509_pem(pem.as_bytes()).unwrap();
+        look(&block.parse_x509().unwrap())
+    }
+
+    fn names(pem: &str) -> Vec<String> {
+        parsed(pem, |certificate| {
+            let names = certificate.subject_alternative_name().unwrap();
+            names
+                .iter()
+                .flat_map(|names| &names.value.general_names)
+                .map(|name| match name {
+                    GeneralName::URI(uri) => format!("uri {uri}"),
+                    GeneralName::DNSName(name) => format!("dns {name}"),
+                    GeneralName::IPAddress(bytes) => format!("ip {bytes:?}"),
+                    other => format!("{other:?}"),
+                })
+                .collect()
+        })
+    }
+
+    #[test]
+    fn a_ca_may_sign_leaves_and_no_further_ca() {
+        let ca = Ca::generate().unwrap();
+        parsed(ca.cert_pem(), |certificate| {
+            let constraints = certificate.basic_constraints().unwrap().unwrap();
+            assert!(constraints.critical && constraints.value.ca);
+            assert_eq!(constraints.value.path_len_constraint, Some(0));
+            assert!(certificate.key_usage().unwrap().unwrap().value.key_cert_sign());
+        });
+    }
+
+    #[test]
+    fn a_relay_certificate_carries_localhost_once_and_the_names_that_were_asked_for() {
+        let ca = Ca::generate().unwrap();
+        let relay = ca.relay(&RELAY.parse().unwrap(), &["localhost", "relay.example", "10.0.0.1"]).unwrap();
+        assert_eq!(
+            names(&relay.cert_pem),
+            [&format!("uri {RELAY}"), "dns localhost", "dns relay.example", "ip [10, 0, 0, 1]"]
+        );
+    }
+
+    #[test]
+    fn leaves_serve_as_server_and_client_and_are_signed_by_the_ca() {
+        let ca = Ca::generate().unwrap();
+        let agent = ca.agent(&AGENT.parse().unwrap()).unwrap();
+        assert_eq!(names(&agent.cert_pem), [format!("uri {AGENT}")]);
+        parsed(ca.cert_pem(), |issuer| {
+            parsed(&agent.cert_pem, |leaf| {
+                let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+                assert!(usage.server_auth && usage.client_auth && !leaf.is_ca());
+                assert_eq!(leaf.issuer(), issuer.subject());
+                let now = OffsetDateTime::now_utc();
+                let validity = leaf.validity();
+                assert!(validity.not_before.to_datetime() < now - time::Duration::minutes(4));
+                let days = (validity.not_after.to_datetime() - now).whole_days();
+                assert!((364..=365).contains(&days), "{days}");
+            });
+        });
+    }
+
+    #[test]
+    fn a_leaf_does_not_outlive_its_ca() {
+        let validity = Validity::days(1).unwrap();
+        let ca = Ca::generate_for(validity).unwrap();
+        let leaf = ca.agent(&AGENT.parse().unwrap()).unwrap();
+        let not_after = parsed(&leaf.cert_pem, |leaf| leaf.validity().not_after.timestamp());
+        assert_eq!(not_after, validity.not_after.unix_timestamp());
+    }
+
+    #[test]
+    fn a_validity_that_cannot_be_said_is_refused() {
+        assert!(matches!(Validity::days(0), Err(PkiError::Days(0))));
+        assert!(matches!(Validity::days(u32::MAX), Err(PkiError::Days(u32::MAX))));
+    }
+
+    #[test]
+    fn a_key_is_not_shown_by_debug() {
+        let issued = Ca::generate().unwrap().agent(&AGENT.parse().unwrap()).unwrap();
+        assert!(!format!("{issued:?}").contains("PRIVATE"));
+    }
+}

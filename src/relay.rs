@@ -9,11 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::relay::RelayConfig;
-use crate::core::identity::{Identity, RelayUri};
-use crate::net::{quic, tls};
+use crate::metrics::Metrics;
+use crate::net::quic;
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
@@ -22,16 +24,21 @@ use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
 use crate::vault::connections::Connections;
+use crate::vault::drain::Drain;
 use crate::vault::policy::PolicyStore;
 use crate::vault::streams::StreamIndex;
+use crate::vault::traffic::Traffic;
 
 pub mod admin;
 pub mod audit;
+pub mod credentials;
+pub mod http;
 pub mod ingress;
 pub mod policy;
 pub mod registry;
 pub mod splices;
 pub mod tree;
+pub mod watch_files;
 
 /// How long closed connections get to tell their peers, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -41,22 +48,19 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum StartError {
     /// Its certificate, key or CA cannot be used.
-    #[error("TLS")]
-    Tls(#[from] tls::TlsError),
-    /// Its certificate names something else than the configuration.
-    #[error("the certificate says {certificate}, but the configuration says {configured}")]
-    Identity {
-        /// From the certificate's URI SAN.
-        certificate: String,
-        /// From `id` and `region`.
-        configured: RelayUri,
-    },
-    /// `id` or `region` is no label.
-    #[error("the relay's identity")]
-    Name(#[from] crate::core::identity::IdentityError),
+    #[error("credentials")]
+    Credentials(#[from] credentials::CredentialsError),
     /// The UDP socket cannot be had.
     #[error("cannot listen on udp {addr}")]
     Bind {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The HTTP side's TCP socket cannot be had.
+    #[error("cannot listen on http {addr}")]
+    Http {
         /// Where.
         addr: SocketAddr,
         /// Why not.
@@ -86,24 +90,25 @@ impl Relay {
     /// # Errors
     /// Whatever keeps it from serving; nothing runs then.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
-        let material = tls::TlsMaterial::load(&config.tls)?;
-        let relay = config.uri()?;
-        match material.identity() {
-            Ok(Identity::Relay(certified)) if certified == relay => {}
-            Ok(other) => return Err(StartError::Identity { certificate: other.to_string(), configured: relay }),
-            Err(error) => return Err(StartError::Identity { certificate: error.to_string(), configured: relay }),
-        }
-        let server = tls::server_config(&material, &[tls::ALPN_ORP])?;
-        let endpoint = quic::bind(config.listen, &config.quic, Some(server))
+        let (relay, server) = credentials::server_config(&config)?;
+        let endpoint = quic::bind(config.listen, &config.quic, None)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
+        endpoint.set_server_config(Some(server));
+        let http = config.http.listen.map(bind_http).transpose()?;
+        let metrics = Metrics::default();
         let vault = Arc::new(Vault {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue),
+            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
             streams: StreamIndex::default(),
-            connections: Connections::default(),
+            connections: Connections::new(metrics.limit("control_queue")),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),
+            traffic: Traffic::new(&metrics),
+            drain: Drain::default(),
+            metrics,
+            http,
+            reload: watch::Sender::new(0),
             config,
         });
         let args = tree::root(&vault);
@@ -125,10 +130,27 @@ impl Relay {
         self.vault.endpoint.local_addr()
     }
 
+    /// Where it listens for HTTP, if it does.
+    #[must_use]
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.vault.http.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
     /// What outlives its actors.
     #[must_use]
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// Has rules and credentials read again, changed or not. What cannot be used is logged, and the old goes on.
+    pub fn reload(&self) {
+        self.vault.reload.send_modify(|asked| *asked = asked.wrapping_add(1));
+    }
+
+    /// The root actor's node.
+    #[must_use]
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
     }
 
     /// The live tree.
@@ -156,6 +178,17 @@ impl Relay {
         self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
     }
 
+    /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
+    /// [`Relay::shutdown`] is due. [`Drain::begin`] may have been called before, by an operator.
+    pub async fn drain(&self) {
+        self.vault.drain.begin(Instant::now() + self.vault.config.drain.deadline);
+        let deadline = self.vault.drain.begun().await;
+        tracing::info!(streams = self.vault.traffic.streams(), "draining");
+        if tokio::time::timeout_at(deadline, self.vault.traffic.wait_idle()).await.is_err() {
+            tracing::warn!(streams = self.vault.traffic.streams(), "drain deadline is over: streams are reset");
+        }
+    }
+
     /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
     /// still run are reset.
     pub async fn shutdown(mut self) {
@@ -173,6 +206,11 @@ impl Relay {
             tracing::warn!(within = ?FAREWELL, "some peers did not hear that the relay stops");
         }
     }
+}
+
+fn bind_http(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let bound = std::net::TcpListener::bind(addr).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    bound.map_err(|source| StartError::Http { addr, source })
 }
 
 impl Drop for Relay {

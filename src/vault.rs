@@ -10,19 +10,24 @@
 //! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
 //! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
 //! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
+//! | [`traffic`] | bytes of live streams | splices register |
+//! | [`drain`] | whether the relay takes nothing new | whoever asks it to stop |
 //! | [`control_writer`] | the queue and task that write one control stream, whole frames only | everyone sends |
 
 use std::fmt;
 
 use crate::config::relay::RelayConfig;
 use crate::core::identity::RelayUri;
+use crate::metrics::Metrics;
 
 pub mod arrivals;
 pub mod audit;
 pub mod connections;
 pub mod control_writer;
+pub mod drain;
 pub mod policy;
 pub mod streams;
+pub mod traffic;
 
 /// See the module's documentation.
 pub struct Vault {
@@ -42,6 +47,16 @@ pub struct Vault {
     pub connections: connections::Connections,
     /// TLS handshakes in progress.
     pub arrivals: arrivals::Arrivals,
+    /// Bytes of live streams.
+    pub traffic: traffic::Traffic,
+    /// Whether the relay takes nothing new.
+    pub drain: drain::Drain,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Changes whenever somebody asks for files to be read again.
+    pub reload: tokio::sync::watch::Sender<u64>,
+    /// The socket of the HTTP side, if there is one: it stays open while its actor comes and goes.
+    pub http: Option<std::net::TcpListener>,
 }
 
 impl fmt::Debug for Vault {

@@ -53,6 +53,8 @@ pub enum Request {
         /// Which.
         actor: String,
     },
+    /// Take nothing new, let live streams end, then stop; answered by [`Draining`].
+    Drain,
 }
 
 impl Request {
@@ -256,6 +258,13 @@ impl From<&Rule> for RuleRow {
             relay: rule.relay_mode,
         }
     }
+}
+
+/// A drain has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Streams that live still.
+    pub streams: u64,
 }
 
 /// The actor that a fault was injected into.

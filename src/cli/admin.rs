@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -12,7 +12,10 @@ use serde::de::DeserializeOwned;
 use crate::admin::client::Client;
 use crate::admin::draw;
 use crate::admin::draw::text::Style;
-use crate::admin::protocol::{AgentRow, DEFAULT_SOCKET, PolicyReport, Request, ServiceRow, StreamRow, Struck};
+use crate::admin::protocol::{
+    AgentRow, DEFAULT_SOCKET, Draining, PolicyReport, Request, ServiceRow, StreamRow, Struck,
+};
+use crate::clock::unix_ms;
 use crate::supervise::report::Report;
 
 /// Looks into a running relay or agent over its unix socket.
@@ -60,6 +63,8 @@ pub enum AdminCommand {
         /// An id, a kind, or kind:name.
         actor: String,
     },
+    /// Take nothing new, let live streams end, then stop the relay.
+    Drain,
     /// Make an actor hang (needs admin.fault_injection).
     Hang {
         /// An id, a kind, or kind:name.
@@ -79,6 +84,7 @@ impl AdminCommand {
             Self::Kill { actor } => Request::Kill { actor },
             Self::Panic { actor } => Request::Panic { actor },
             Self::Hang { actor } => Request::Hang { actor },
+            Self::Drain => Request::Drain,
         }
     }
 }
@@ -96,7 +102,7 @@ pub async fn run(args: AdminArgs) -> Result<ExitCode> {
 }
 
 async fn as_text(client: &mut Client, request: &Request) -> Result<String> {
-    let (now_ms, style) = (now_unix_ms(), Style::of_stdout());
+    let (now_ms, style) = (unix_ms(SystemTime::now()), Style::of_stdout());
     Ok(match request {
         Request::Tree => draw::tree(&client.data::<Report>(request).await?, now_ms, style),
         Request::Inspect { .. } => draw::inspect(&client.data::<Report>(request).await?, now_ms, style),
@@ -107,6 +113,7 @@ async fn as_text(client: &mut Client, request: &Request) -> Result<String> {
         Request::Kill { .. } => struck("killed", client, request).await?,
         Request::Panic { .. } => struck("made to panic:", client, request).await?,
         Request::Hang { .. } => struck("made to hang:", client, request).await?,
+        Request::Drain => format!("draining: {} live streams", client.data::<Draining>(request).await?.streams),
     })
 }
 
@@ -121,6 +128,7 @@ async fn as_json(client: &mut Client, request: &Request) -> Result<String> {
         Request::Tree | Request::Inspect { .. } => object::<Report>(client, request).await,
         Request::Policy => object::<PolicyReport>(client, request).await,
         Request::Kill { .. } | Request::Panic { .. } | Request::Hang { .. } => object::<Struck>(client, request).await,
+        Request::Drain => object::<Draining>(client, request).await,
         Request::Agents => lines::<AgentRow>(client, request).await,
         Request::Streams => lines::<StreamRow>(client, request).await,
         Request::Services => lines::<ServiceRow>(client, request).await,
@@ -135,11 +143,6 @@ async fn lines<T: DeserializeOwned + Serialize>(client: &mut Client, request: &R
     let rows = client.data::<Vec<T>>(request).await?;
     let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(lines.join("\n"))
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

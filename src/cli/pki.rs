@@ -137,3 +137,44 @@ fn report(common: &CommonArgs, uri: Option<&str>, written: &Written) -> anyhow::
     writeln!(std::io::stderr(), "written: {}, {}", written.cert.display(), written.key.display())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        pki: PkiArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<PkiArgs, clap::Error> {
+        Cli::try_parse_from(std::iter::once("pki").chain(args.iter().copied())).map(|cli| cli.pki)
+    }
+
+    #[test]
+    fn the_documented_commands_make_the_documented_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        run(&parse(&["init", path]).unwrap()).unwrap();
+        run(&parse(&["relay", path, "--region", "acme", "--id", "r1", "--dns", "a.example", "--dns", "b.example"])
+            .unwrap())
+        .unwrap();
+        run(&parse(&["agent", path, "--tenant", "acme", "--name", "web"]).unwrap()).unwrap();
+        for file in ["ca.crt", "ca.key", "relay-r1.crt", "relay-r1.key", "agent-web.crt", "agent-web.key"] {
+            assert!(dir.path().join(file).is_file(), "{file}");
+        }
+        let again = run(&parse(&["init", path]).unwrap()).unwrap_err().to_string();
+        assert!(again.contains("ca.crt: exists already (--force replaces it)"), "{again}");
+        run(&parse(&["init", path, "--force", "--days", "30", "--json"]).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn names_that_break_a_rule_are_usage_errors() {
+        assert!(parse(&["relay", "d", "--region", "Acme", "--id", "r1"]).is_err());
+        assert!(parse(&["relay", "d", "--region", "acme", "--id", "r/1"]).is_err());
+        assert!(parse(&["agent", "d", "--tenant", "acme", "--name", "web", "--uuid", "no"]).is_err());
+    }
+}

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -12,6 +11,7 @@ use serde::Serialize;
 use crate::admin::draw;
 use crate::admin::draw::text::{Style, shown};
 use crate::admin::protocol::RuleRow;
+use crate::clock::now_unix_ms;
 use crate::config::{Problem, Problems};
 use crate::core::identity::{AgentUri, Tenant};
 use crate::core::ids::ServiceName;
@@ -252,11 +252,6 @@ fn list(args: &ListArgs, now_unix_ms: i64) -> Result<Result<String, Problems>> {
     }
     let (style, warnings) = (Style::of_stdout(), warnings.iter().map(Problem::to_string).collect::<Vec<_>>());
     Ok(Ok(draw::rules(&rows, style) + &draw::warnings(&warnings, style)))
-}
-
-fn now_unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::stop::StopSignals;
+use super::stop::{self, StopSignals};
+use super::systemd;
 use crate::admin::server;
 use crate::clock::now_unix_ms;
 use crate::config::Problems;
@@ -49,6 +51,9 @@ pub struct RelayArgs {
     /// Path of the admin socket
     #[arg(long, value_name = "PATH")]
     admin_socket: Option<String>,
+    /// TCP address of /metrics, /healthz and /readyz; empty for none [default: 127.0.0.1:9100]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
     /// File that gets the bound addresses as JSON once the relay listens
     #[arg(long, value_name = "FILE")]
     ready_file: Option<String>,
@@ -76,6 +81,7 @@ impl RelayArgs {
             Overlay::optional("--rules", "directory.rules", self.rules.as_ref()),
             Overlay::optional("--audit", "directory.audit", self.audit.as_ref()),
             Overlay::optional("--admin-socket", "admin.socket", self.admin_socket.as_ref()),
+            Overlay::optional("--http", "http.listen", self.http.as_ref()),
             Overlay::optional("--ready-file", "ready_file", self.ready_file.as_ref()),
             Overlay::optional("--log", "log.format", log.as_ref()),
         ];
@@ -96,6 +102,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let config = args.load()?;
     telemetry::init(&config.log)?;
     let mut signals = StopSignals::new()?;
+    let mut reload = stop::reload_signal()?;
     if let Some(socket) = &config.admin.socket {
         server::check_free(socket)?;
     }
@@ -103,27 +110,49 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let mut relay = Relay::start(config).await?;
     let quic = relay.quic_addr()?;
     let admin = relay.vault().config.admin.socket.clone();
-    tracing::info!(relay = %relay.vault().relay, %quic, admin = ?admin, "listening");
+    let http = relay.http_addr();
+    tracing::info!(relay = %relay.vault().relay, %quic, http = ?http, admin = ?admin, "listening");
     if let Some(file) = &ready_file {
-        write_ready(file, quic, admin.as_deref())?;
+        let ready = serde_json::json!({ "quic": quic, "http": http, "admin": admin, "pid": std::process::id() });
+        write_ready(file, &ready)?;
     }
+    let vault = Arc::clone(relay.vault());
+    let watchdog = systemd::ready(relay.root());
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                break;
+            }
+            _ = vault.drain.begun() => {
+                tracing::info!("stopping: drained by an operator");
+                break;
+            }
+            _ = reload.recv() => {
+                tracing::info!("SIGHUP: reading rules and credentials again; everything else needs a restart");
+                relay.reload();
+            }
+            why = relay.failed() => return Ok(failed(&why)),
+        }
+    }
+    systemd::stopping();
     tokio::select! {
-        signal = signals.next() => {
-            tracing::info!(signal, "stopping");
-            relay.shutdown().await;
-            tracing::info!("stopped");
-            Ok(ExitCode::SUCCESS)
-        }
-        why = relay.failed() => {
-            tracing::error!(%why, "the supervision tree has failed");
-            Ok(ExitCode::FAILURE)
-        }
+        () = relay.drain() => {}
+        signal = signals.next() => tracing::warn!(signal, "second signal: stopping at once"),
     }
+    drop(watchdog);
+    relay.shutdown().await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn failed(why: &str) -> ExitCode {
+    tracing::error!(%why, "the supervision tree has failed");
+    ExitCode::FAILURE
 }
 
 /// Written beside and renamed, so that a reader never sees half of it.
-fn write_ready(file: &Path, quic: std::net::SocketAddr, admin: Option<&Path>) -> anyhow::Result<()> {
-    let ready = serde_json::json!({ "quic": quic, "admin": admin, "pid": std::process::id() });
+fn write_ready(file: &Path, ready: &serde_json::Value) -> anyhow::Result<()> {
     let beside = file.with_extension("tmp");
     std::fs::write(&beside, format!("{ready}\n"))
         .and_then(|()| std::fs::rename(&beside, file))

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM and SIGINT; and SIGHUP, for what reloads.
 
 use std::io;
 
@@ -27,4 +27,12 @@ impl StopSignals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// SIGHUP, caught from its making on.
+///
+/// # Errors
+/// When the system does not let it.
+pub fn reload_signal() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
 }

@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{self, Overlay};
 use super::quic::QuicConfig;
-use super::types::{HostPort, Log, Tls, or_empty, quic, zero_durations};
+use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::ids::ServiceName;
+
+/// Every stream has a local socket, and a process has no more file descriptors by far.
+const STREAMS_MOST: usize = 1_000_000;
 
 /// Everything an agent can be told. `Default` is what an empty file means; `relays` and `tls` have no usable default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -31,6 +34,8 @@ pub struct AgentConfig {
     pub timeouts: Timeouts,
     /// Between attempts to reach a relay.
     pub backoff: Backoff,
+    /// How much there may be at once.
+    pub limits: Limits,
     /// The admin socket.
     pub admin: Admin,
     /// Log lines.
@@ -69,6 +74,16 @@ pub struct Admin {
     /// The unix socket's path. None: no admin socket.
     #[serde(with = "or_empty")]
     pub socket: Option<PathBuf>,
+    /// Whether `kill`, `panic` and `hang` are allowed on it.
+    pub fault_injection: bool,
+}
+
+/// What is bounded by number.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Streams that may live at once, local clients and exposed services together.
+    pub streams: usize,
 }
 
 /// The agent's deadlines.
@@ -111,6 +126,7 @@ impl Default for AgentConfig {
             consume: Vec::new(),
             timeouts: Timeouts::default(),
             backoff: Backoff::default(),
+            limits: Limits::default(),
             admin: Admin::default(),
             log: Log::default(),
             quic: QuicConfig::default(),
@@ -126,6 +142,12 @@ impl Default for Timeouts {
             open: Duration::from_secs(20),
             local_connect: Duration::from_secs(5),
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { streams: 8192 }
     }
 }
 
@@ -193,6 +215,7 @@ impl AgentConfig {
         found.extend(validate_consume(&self.consume));
         found.extend(self.timeouts.validate());
         found.extend(self.backoff.validate());
+        found.extend(out_of_range(&[("limits.streams", self.limits.streams, STREAMS_MOST)]));
         found.extend(self.log.validate());
         found.extend(quic(&self.quic));
         found

@@ -16,6 +16,9 @@ use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
 /// The UDP port of the wire (wire.md §1).
 pub const DEFAULT_PORT: u16 = 7443;
 
+/// The TCP port of the HTTP side.
+const DEFAULT_HTTP_PORT: u16 = 9100;
+
 /// Everything a relay can be told. `Default` is what an empty file means; `id`, `region` and `tls` have no usable default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +41,10 @@ pub struct RelayConfig {
     pub directory: Directory,
     /// The admin socket.
     pub admin: Admin,
+    /// Metrics and health.
+    pub http: Http,
+    /// How the relay stops.
+    pub drain: Drain,
     /// Log lines.
     pub log: Log,
     /// The QUIC endpoint.
@@ -56,6 +63,36 @@ pub struct Directory {
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
+}
+
+/// Metrics and health over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// The TCP address of `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one. None: no HTTP.
+    #[serde(with = "or_empty")]
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_HTTP_PORT))) }
+    }
+}
+
+/// How the relay stops.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long live streams get to end by themselves; then they are reset.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30) }
+    }
 }
 
 /// The relay's admin socket.
@@ -120,6 +157,8 @@ impl Default for RelayConfig {
             tls: Tls::default(),
             directory: Directory::default(),
             admin: Admin::default(),
+            http: Http::default(),
+            drain: Drain::default(),
             log: Log::default(),
             quic: QuicConfig::default(),
             limits: Limits::default(),
@@ -180,6 +219,9 @@ impl RelayConfig {
                 "admin.socket",
                 "faults are injected over the admin socket: give `admin.socket` too",
             ));
+        }
+        if self.drain.deadline > Duration::from_secs(SECONDS_MAX) {
+            found.push(Invalid::at("drain.deadline", "longer than an hour"));
         }
         found.extend(self.tls.validate());
         found.extend(self.log.validate());

@@ -260,3 +260,8 @@ fn append(code: u16, message: &impl Message, out: &mut BytesMut) {
     let written = message.encode(out);
     debug_assert!(written.is_ok(), "a BytesMut grows as needed");
 }
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;

@@ -345,3 +345,6 @@ impl FromStr for RelayUri {
 fn wrong_role(wanted: &'static str, text: &str) -> IdentityError {
     IdentityError::WrongRole { wanted, text: shown(text) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -251,3 +251,66 @@ impl fmt::Debug for Capabilities {
         write!(f, "Capabilities({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_name_has_1_to_255_plain_characters() {
+        let longest = "a".repeat(255);
+        for good in ["a", "svc-1.v2_x/y", "/", "-", "A.Z", longest.as_str()] {
+            assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn every_other_name_is_refused_by_the_rule_it_breaks() {
+        let error = |name: &str| name.parse::<ServiceName>().unwrap_err();
+        let character = |character| ServiceNameError::Character { character };
+        assert_eq!(error(""), ServiceNameError::Empty);
+        let bytes = 256;
+        assert_eq!(error(&"a".repeat(bytes)), ServiceNameError::TooLong { bytes });
+        assert_eq!(error("outrelay://acme/agent/x"), ServiceNameError::LooksLikeCaller);
+        for bad in [' ', '*', ':', '\0', '\n', 'é', '%'] {
+            assert_eq!(error(&format!("svc{bad}x")), character(bad));
+        }
+        assert_eq!(error("x-outrelay:"), character(':'));
+    }
+
+    #[test]
+    fn stream_id_0_is_never_recorded() {
+        assert!(!StreamId(0).is_recorded());
+        assert!(StreamId(1).is_recorded() && StreamId(u64::MAX).is_recorded());
+    }
+
+    #[test]
+    fn every_capability_has_its_own_name_and_its_own_bit() {
+        let mut set = Capabilities::default();
+        for capability in Capability::ALL {
+            assert_eq!(Capability::from_name(capability.name()), Some(*capability));
+            assert!(!set.contains(*capability));
+            set.insert(*capability);
+            assert!(set.contains(*capability));
+        }
+        assert_eq!(set.iter().count(), 13);
+        assert_eq!(Capabilities::from_names(set.names()), set);
+    }
+
+    #[test]
+    fn capabilities_are_named_as_on_the_wire() {
+        let names = "goaway,reject-ctrl,resume-echo,resume-code,fin-state,resume-call,resume-ticket,\
+                     peer-caps,stream-end,forward-token,forward-resume,deregister,datagrams";
+        let all = Capabilities::from_iter(Capability::ALL.iter().copied());
+        assert_eq!(all.to_string(), names);
+    }
+
+    #[test]
+    fn unknown_names_are_left_out_and_only_common_ones_are_shared() {
+        let one = Capabilities::from_names(["goaway", "new-thing", "fin-state", "GOAWAY", ""]);
+        let other = Capabilities::from_names(["fin-state", "datagrams"]);
+        assert_eq!(one.names(), ["goaway", "fin-state"]);
+        assert_eq!(one.intersection(other).to_string(), "fin-state");
+        assert!(one.intersection(Capabilities::default()).is_empty());
+    }
+}

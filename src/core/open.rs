@@ -346,3 +346,6 @@ fn splice(request: &Request, attempt: Attempt) -> Action {
 fn quoted(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(QUOTED_MAX_BYTES)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,68 @@ impl fmt::Display for ResetCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_refusals_holds_the_codes_of_the_wire() {
+        let codes: Vec<u32> = RejectCode::ALL.iter().map(|code| code.code()).collect();
+        assert_eq!(codes, [400, 403, 404, 409, 410, 429, 502, 503]);
+        for code in RejectCode::ALL {
+            assert_eq!(RejectCode::from_code(code.code()), Some(*code));
+        }
+        assert_eq!(RejectCode::from_code(200), None);
+    }
+
+    #[test]
+    fn a_refusal_reads_code_name_and_reason_and_becomes_a_frame() {
+        let reject = Reject::new(RejectCode::NotFound, "no provider of svc");
+        assert_eq!(reject.to_string(), "404 not found: no provider of svc");
+        let message = reject.to_message(StreamId(7));
+        assert_eq!((message.code, message.stream_id), (404, 7));
+        assert_eq!(message.reason, reject.reason);
+    }
+
+    #[test]
+    fn reset_codes_are_those_of_the_wire() {
+        let named = |code: u64| ResetCode(code).name();
+        assert_eq!(named(0x00), Some("UNSPECIFIED"));
+        assert_eq!(named(0x10), Some("RESUMABLE"));
+        assert_eq!(named(0x11), Some("MOVED"));
+        assert_eq!(named(0x12), Some("RETRY"));
+        assert_eq!(named(0x13), Some("DENIED"));
+        assert_eq!(named(0x14), Some("NOT_RESUMABLE"));
+        assert_eq!(named(0x15), Some("LIMIT"));
+        assert_eq!(named(0x16), Some("PROTOCOL"));
+        assert_eq!(named(0x17), None);
+        assert_eq!(ResetCode::RESUMABLE.to_string(), "0x10 RESUMABLE");
+        assert_eq!(ResetCode::UNSPECIFIED.to_string(), "0x00 UNSPECIFIED");
+        assert_eq!(ResetCode(500).to_string(), "0x1f4");
+    }
+
+    #[test]
+    fn an_applications_code_is_passed_on_between_agents_that_agreed_and_no_other_ever() {
+        use CodeAgreement::{Both, None};
+        for (code, agreement, passed) in [
+            (0x100, Both, 0x100),
+            (u64::MAX, Both, u64::MAX),
+            (0xff, Both, 0),
+            (0x10, Both, 0),
+            (0x100, None, 0),
+            (0x10, None, 0),
+            (0, Both, 0),
+        ] {
+            let code = ResetCode(code).passed_on(agreement);
+            assert_eq!(code, ResetCode(passed));
+        }
+    }
+
+    #[test]
+    fn our_own_code_is_sent_to_agents_that_agreed_and_0_to_others() {
+        let code = ResetCode::RESUMABLE;
+        assert_eq!(code.for_peer(CodeAgreement::Both), code);
+        assert_eq!(code.for_peer(CodeAgreement::None), ResetCode::UNSPECIFIED);
+    }
+}

@@ -24,6 +24,17 @@ pub enum Side {
     Callee,
 }
 
+impl Side {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Callee => "callee",
+        }
+    }
+}
+
 /// One decision: `AuditEvent` of wire.md §8, and which side and which rule it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

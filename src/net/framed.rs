@@ -215,3 +215,6 @@ impl ControlReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -318,3 +318,6 @@ impl Drop for TcpSink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

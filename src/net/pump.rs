@@ -4,7 +4,8 @@
 //! the halves' own drop resets and stops them. It waits in one of two places, and watches the other side in both:
 //!
 //! - for data, holding no buffer; meanwhile the sink may be stopped, and the stop is passed on at once;
-//! - for the sink's window, holding one buffer; meanwhile the source may be reset or lost, and that is passed on at once, so that
+//! - for the sink's window, holding one buffer; meanwhile the source may be reset or lost, and that is passed on within milliseconds (at most
+//!   320 when it has been blocked for long), so that
 //!   a stalled reader does not hide a cut.
 //!
 //! A FIN is written only after every byte before it was.
@@ -15,12 +16,16 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::core::reject::ResetCode;
 use crate::net::stream::{End, Read, RecvHalf, SendHalf, WriteEnd};
 
 /// Bytes moved at once: large enough that quinn's send buffer keeps few segments.
 const BUFFER_LEN: usize = 64 * 1024;
+/// How long a write may be blocked before the source is watched. Under load nearly every write blocks for a moment, and watching
+/// takes the lock of the source's connection, which is just then busy receiving.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// Free buffers kept per thread.
 const POOLED: usize = 16;
 
@@ -201,7 +206,10 @@ fn poll_chunk(
 
 async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: &[u8]) -> Result<(), Halt> {
     let mut write = pin!(sink.write_all(bytes));
-    let mut reset = pin!(source.reset_received());
+    let mut reset = pin!(async {
+        tokio::time::sleep(PATIENCE).await;
+        source.reset_received().await
+    });
     poll_fn(|cx| match write.as_mut().poll(cx) {
         Poll::Ready(written) => Poll::Ready(written.map_err(Halt::Sink)),
         Poll::Pending => reset.as_mut().poll(cx).map(|end| Err(Halt::Source(end))),
@@ -257,3 +265,6 @@ impl Drop for Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

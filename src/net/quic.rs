@@ -23,13 +23,20 @@ pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerCon
     if u64::from(largest) > endpoint.get_max_udp_payload_size() {
         endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
     }
-    let server = tls.map(|tls| server_config(tls, config)).transpose()?;
+    let server = tls.map(|tls| server_config(tls, config)).transpose().map_err(io::Error::other)?;
     let socket = bind_socket(addr, config.socket_buffer)?;
     quinn::Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
-fn server_config(tls: rustls::ServerConfig, config: &QuicConfig) -> io::Result<quinn::ServerConfig> {
-    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+/// What connections are accepted with.
+///
+/// # Errors
+/// When the TLS configuration lacks AES-128-GCM, with which every QUIC connection starts.
+pub fn server_config(
+    tls: rustls::ServerConfig,
+    config: &QuicConfig,
+) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
+    let crypto = QuicServerConfig::try_from(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport(config)));
     Ok(server)
@@ -104,4 +111,70 @@ fn warn_when_smaller(socket: &Socket, asked: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::harness::{self, LOOPBACK, soon};
+
+    #[tokio::test]
+    async fn the_first_stream_limit_holds_and_no_unidirectional_stream_is_allowed() {
+        let config = QuicConfig { streams_initial: 2, ..QuicConfig::default() };
+        let pair = harness::pair(&config).await;
+        let _first = soon(pair.client.open_bi()).await.unwrap();
+        let _second = soon(pair.client.open_bi()).await.unwrap();
+        let third = tokio::time::timeout(Duration::from_millis(50), pair.client.open_bi()).await;
+        assert!(third.is_err(), "the third waits");
+        let uni = tokio::time::timeout(Duration::from_millis(50), pair.client.open_uni()).await;
+        assert!(uni.is_err(), "none can be opened");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_kept_alive_past_its_idle_timeout() {
+        let config = QuicConfig {
+            idle_timeout: Duration::from_millis(300),
+            keep_alive: Duration::from_millis(100),
+            ..QuicConfig::default()
+        };
+        let pair = harness::pair(&config).await;
+        // Three times the idle timeout: the keepalive works.
+        assert!(tokio::time::timeout(Duration::from_millis(900), pair.client.closed()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_larger_mtu_is_used_on_a_path_that_carries_it() {
+        let config = QuicConfig { initial_mtu: 6500, max_mtu: 6500, ..QuicConfig::default() };
+        let pair = harness::pair(&config).await;
+        soon(async {
+            while pair.client.stats().path.current_mtu < 6500 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_unspecified_ipv6_address_takes_ipv4_too() {
+        let unspecified = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let Ok(endpoint) = bind(unspecified, &QuicConfig::default(), None) else {
+            // No IPv6 on this machine.
+            return;
+        };
+        let port = endpoint.local_addr().unwrap().port();
+        let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+        assert!(taken.is_err(), "the IPv4 port is this endpoint's");
+    }
+
+    #[tokio::test]
+    async fn the_socket_has_the_buffers_that_were_asked_for() {
+        let asked = 64 * 1024;
+        let socket = bind_socket(LOOPBACK, asked).unwrap();
+        let socket = socket2::SockRef::from(&socket);
+        assert!(socket.recv_buffer_size().unwrap() >= asked);
+        assert!(socket.send_buffer_size().unwrap() >= asked);
+    }
 }

@@ -393,3 +393,6 @@ fn var_int(code: ResetCode) -> VarInt {
 fn reset_code(code: VarInt) -> ResetCode {
     ResetCode(code.into_inner())
 }
+
+#[cfg(test)]
+mod tests;

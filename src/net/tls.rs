@@ -273,3 +273,6 @@ pub fn certificate_identity(certificate: &CertificateDer<'_>) -> Result<Identity
     });
     Identity::from_uri_sans(uris).map_err(PeerIdentityError::Rule)
 }
+
+#[cfg(test)]
+mod tests;

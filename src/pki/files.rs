@@ -144,3 +144,118 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 fn file_error(path: &Path, action: &'static str, source: io::Error) -> PkiError {
     PkiError::File { file: path.display().to_string(), action, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::types::Tls;
+    use crate::net::tls::TlsMaterial;
+
+    const RELAY: &str = "outrelay://acme/relay/r1";
+    const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-0123456789ab";
+    const FORCE: Options = Options { days: None, existing: Existing::Replace };
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_files_are_laid_out_as_documented_and_usable() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("new/pki");
+        let options = Options::default();
+        let ca = create_ca(&dir, &options).unwrap();
+        let relay = issue_relay(&dir, &RELAY.parse().unwrap(), &["relay.example"], &options).unwrap();
+        let agent = issue_agent(&dir, "web", &AGENT.parse().unwrap(), &options).unwrap();
+        let expected = ["agent-web.crt", "agent-web.key", "ca.crt", "ca.key", "relay-r1.crt", "relay-r1.key"];
+        assert_eq!(names(&dir), expected);
+        for (pair, identity) in [(&relay, RELAY), (&agent, AGENT)] {
+            let files = Tls { cert: pair.cert.clone(), key: pair.key.clone(), ca: ca.cert.clone() };
+            assert_eq!(TlsMaterial::load(&files).unwrap().identity().unwrap().as_str(), identity);
+        }
+        for pair in [&ca, &relay, &agent] {
+            assert_eq!(mode(&pair.key), 0o600);
+            assert_eq!(mode(&pair.cert) & 0o022, 0);
+        }
+    }
+
+    #[test]
+    fn an_existing_file_is_kept_and_its_counterpart_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for name in [CA_CERT, CA_KEY] {
+            fs::write(dir.join(name), "mine").unwrap();
+            let error = create_ca(dir, &Options::default()).unwrap_err();
+            assert!(matches!(&error, PkiError::Exists { file } if file.ends_with(name)), "{error}");
+            assert_eq!(names(dir), [name]);
+            assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), "mine");
+            fs::remove_file(dir.join(name)).unwrap();
+        }
+        // A link to nowhere is in the way too: through it the key could land anywhere.
+        std::os::unix::fs::symlink(dir.join("nowhere"), dir.join(CA_KEY)).unwrap();
+        assert!(matches!(create_ca(dir, &Options::default()), Err(PkiError::Exists { .. })));
+    }
+
+    #[test]
+    fn force_replaces_both_files_and_tightens_the_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = create_ca(dir.path(), &Options::default()).unwrap();
+        fs::set_permissions(&first.key, fs::Permissions::from_mode(0o644)).unwrap();
+        let key = fs::read(&first.key).unwrap();
+        create_ca(dir.path(), &FORCE).unwrap();
+        assert_ne!(fs::read(&first.key).unwrap(), key);
+        assert_eq!(mode(&first.key), 0o600);
+        assert_eq!(names(dir.path()), [CA_CERT, CA_KEY]);
+        Ca::load(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_appears_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.key");
+        fs::write(&path, "mine").unwrap();
+        let error = write(&path, "other", KEY_MODE, Existing::Keep).unwrap_err();
+        assert!(matches!(error, PkiError::Exists { .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert_eq!(names(dir.path()), ["x.key"]);
+    }
+
+    #[test]
+    fn an_unusable_ca_is_named_with_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let wrong = || Ca::load(dir).unwrap_err().to_string().replace(&format!("{}/", dir.display()), "");
+        assert_eq!(wrong(), "ca.crt: cannot be read");
+        let ca = create_ca(dir, &Options::default()).unwrap();
+        let agent = issue_agent(dir, "web", &AGENT.parse().unwrap(), &Options::default()).unwrap();
+        fs::copy(&agent.key, &ca.key).unwrap();
+        assert_eq!(
+            wrong(),
+            format!("ca.key: the private key does not match the certificate in {}", ca.cert.display())
+                .replace(&format!("{}/", dir.display()), "")
+        );
+        fs::copy(&agent.cert, &ca.cert).unwrap();
+        assert_eq!(wrong(), "ca.crt: not a CA certificate");
+        fs::write(&ca.key, "noise").unwrap();
+        assert_eq!(wrong(), "ca.key: no usable private key in it");
+    }
+
+    #[test]
+    fn a_name_that_leads_out_of_the_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        create_ca(dir.path(), &Options::default()).unwrap();
+        for name in ["", "../x", "a/b", ".hidden", "a b", &"x".repeat(65)] {
+            let error = issue_agent(dir.path(), name, &AGENT.parse().unwrap(), &Options::default()).unwrap_err();
+            assert!(matches!(error, PkiError::FileName(_)), "{name}: {error}");
+        }
+    }
+}

@@ -13,14 +13,13 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
+use tokio::time::Instant;
 
-use crate::admin::protocol::{AgentRow, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow, Struck};
-use crate::admin::server;
+use crate::admin::protocol::{AgentRow, Draining, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow};
+use crate::admin::{actors, server};
 use crate::clock::unix_ms;
 use crate::core::ids::ServiceName;
-use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
-use crate::supervise::report::{self, Report};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
@@ -83,35 +82,21 @@ impl Actor for Admin {
 }
 
 async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
+    let request = match actors::answer(root, vault.config.admin.fault_injection.into(), request).await {
+        Ok(reply) => return reply,
+        Err(request) => request,
+    };
     match request {
-        Request::Tree => Reply::done(&Report::of(root)),
         Request::Agents => Reply::done(&agents(vault, root)),
         Request::Streams => Reply::done(&streams(root)),
         Request::Services => Reply::done(&services(vault)),
         Request::Policy => Reply::done(&policy(vault)),
-        Request::Inspect { actor } => match report::find(root, &actor) {
-            Ok(node) => Reply::done(&Report::of(&node)),
-            Err(why) => Reply::Refused(why),
-        },
-        Request::Kill { actor } => strike(vault, root, &actor, Fault::Kill).await,
-        Request::Panic { actor } => strike(vault, root, &actor, Fault::Panic).await,
-        Request::Hang { actor } => strike(vault, root, &actor, Fault::Hang).await,
-    }
-}
-
-async fn strike(vault: &Vault, root: &Arc<Node>, selector: &str, fault: Fault) -> Reply {
-    if !vault.config.admin.fault_injection {
-        return Reply::Refused("fault injection is off: set admin.fault_injection = true".to_owned());
-    }
-    let node = match report::find(root, selector) {
-        Ok(node) => node,
-        Err(why) => return Reply::Refused(why),
-    };
-    let struck = Struck { id: node.id(), actor: node.label() };
-    tracing::warn!(actor = %struck.actor, id = struck.id, ?fault, "fault injected by an operator");
-    match fault::inject(&node, fault).await {
-        Ok(()) => Reply::done(&struck),
-        Err(error) => Reply::Refused(error.to_string()),
+        Request::Drain => {
+            tracing::info!("drain asked for by an operator");
+            vault.drain.begin(Instant::now() + vault.config.drain.deadline);
+            Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
+        }
+        other => Reply::Refused(format!("a relay does not answer {other:?}")),
     }
 }
 

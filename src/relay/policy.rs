@@ -1,9 +1,9 @@
-//! The policy actor: reads the rules and publishes them.
+//! The policy actor: reads the rules and publishes them, again whenever their file changes or somebody asks.
 //!
 //! | | |
 //! |---|---|
-//! | Owns | nothing that cannot be read again |
-//! | Receives | nothing yet: it acts when it starts |
+//! | Owns | the task that watches the rules file |
+//! | Receives | `RulesChanged`, and the end of its task |
 //! | Sends | nothing: it publishes to the vault |
 //! | Restart | permanent; a restart reads the rules again |
 //! | Lost on crash | nothing: the last snapshot stays published |
@@ -13,18 +13,26 @@ use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::watch_files::Files;
 use crate::clock::now_unix_ms;
+use crate::config::Problems;
 use crate::core::policy::Snapshot;
 use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
 
-/// Messages of the policy actor: there are none.
+/// Messages of the policy actor.
 #[derive(Debug)]
-pub enum PolicyMsg {}
+pub enum PolicyMsg {
+    /// The rules file changed, or a reload was asked for.
+    RulesChanged,
+    /// The watching task ended, which it does only by a panic.
+    WatchEnded(Result<std::convert::Infallible, Panicked>),
+}
 
 /// What the policy actor is started with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PolicyArgs {
     /// Its own address.
     pub slot: Slot<PolicyMsg>,
@@ -36,39 +44,86 @@ pub struct PolicyArgs {
 #[derive(Debug)]
 pub struct Policy;
 
+/// What the policy actor holds while it runs.
+#[derive(Debug)]
+pub struct PolicyState {
+    vault: Arc<Vault>,
+    _watch: Owned,
+}
+
 impl Actor for Policy {
     type Msg = PolicyMsg;
-    type State = ();
+    type State = PolicyState;
     type Arguments = PolicyArgs;
 
-    async fn pre_start(&self, _myself: ActorRef<PolicyMsg>, args: PolicyArgs) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<PolicyMsg>,
+        args: PolicyArgs,
+    ) -> Result<PolicyState, ActorProcessingErr> {
         let vault = Arc::clone(&args.vault);
         args.slot.node().describe(move || {
             let published = vault.policy.current();
             let at = published.at.map(|at| humantime::format_rfc3339_seconds(at).to_string());
             serde_json::json!({ "rules": published.snapshot.len(), "published_at": at })
         });
-        publish(&args.vault)
+        // Before the rules are read: a change in between is seen.
+        let watch = watch(args.slot.clone(), Arc::clone(&args.vault));
+        let watch = task::owned(&args.slot, watch, PolicyMsg::WatchEnded);
+        if let Err(problems) = publish(&args.vault)
+            && args.vault.policy.current().at.is_none()
+        {
+            // The first start: there is nothing to stay in force.
+            return Err(problems.into());
+        }
+        Ok(PolicyState { vault: args.vault, _watch: watch })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<PolicyMsg>,
+        message: PolicyMsg,
+        state: &mut PolicyState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PolicyMsg::RulesChanged => {
+                // What is wrong is said there; the old rules stay in force.
+                publish(&state.vault).ok();
+            }
+            PolicyMsg::WatchEnded(end) => match end? {},
+        }
+        Ok(())
     }
 }
 
-/// Reads the rules and publishes them. Rules that cannot be read fail the first start; later the old ones stay.
-fn publish(vault: &Vault) -> Result<(), ActorProcessingErr> {
-    let directory = Embedded::from(&vault.config.directory);
-    match directory.load_rules(now_unix_ms()) {
+async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
+    let mut files = Files::new(vault.config.directory.rules.iter().cloned().collect());
+    let mut asked = vault.reload.subscribe();
+    loop {
+        files.changed(&mut asked).await;
+        slot.tell(PolicyMsg::RulesChanged);
+    }
+}
+
+/// Reads the rules and publishes them. Rules that cannot be read leave the old ones in force, with a warning that
+/// `admin policy` shows too.
+fn publish(vault: &Vault) -> Result<(), Problems> {
+    let read = Embedded::from(&vault.config.directory).load_rules(now_unix_ms());
+    match read {
         Ok(rules) => {
             for warning in &rules.warnings {
                 tracing::warn!(%warning, "rules");
             }
             let snapshot = Snapshot::build(rules.rules);
             tracing::info!(rules = snapshot.len(), "rules published");
-            vault.policy.publish(snapshot, SystemTime::now(), rules.warnings.iter().map(ToString::to_string).collect());
+            let warnings = rules.warnings.iter().map(ToString::to_string).collect();
+            vault.policy.publish(snapshot, SystemTime::now(), warnings);
             Ok(())
         }
-        Err(problems) if vault.policy.current().at.is_some() => {
+        Err(problems) => {
             tracing::error!(%problems, "the rules cannot be read: the old ones stay in force");
-            Ok(())
+            vault.policy.not_replaced(&problems);
+            Err(problems)
         }
-        Err(problems) => Err(problems.into()),
     }
 }

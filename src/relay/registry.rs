@@ -215,6 +215,7 @@ impl RegistryState {
         let order = self.vault.connections.next_registration();
         let limit = self.vault.config.limits.services_per_agent;
         if !connection.register(service.clone(), Registration { order, local_addr }, limit) {
+            self.vault.metrics.limit_hit("services_per_agent");
             let reason = format!("at most {limit} services for one agent");
             return Err(Reject { code: RejectCode::Limit, reason });
         }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::admin::{Admin, AdminArgs, AdminMsg};
 use super::audit::{Audit, AuditArgs, AuditMsg};
+use super::credentials::{Credentials, CredentialsArgs, CredentialsMsg};
+use super::http::{Http, HttpArgs, HttpMsg};
 use super::ingress::connections::ConnectionsHandle;
 use super::ingress::quic_listener::{QuicListener, QuicListenerArgs, QuicListenerMsg};
 use super::policy::{Policy, PolicyArgs, PolicyMsg};
@@ -22,10 +24,11 @@ use crate::supervise::spec::{ChildSpec, Restart};
 use crate::vault::Vault;
 
 /// Every kind of actor in the tree, and the kind of its supervisor; the root's is empty.
-pub const KINDS: [(&str, &str); 13] = [
+pub const KINDS: [(&str, &str); 15] = [
     ("relay", ""),
     ("audit", "relay"),
     ("policy", "relay"),
+    ("credentials", "relay"),
     ("registry", "relay"),
     ("splices", "relay"),
     ("splice", "splices"),
@@ -36,6 +39,7 @@ pub const KINDS: [(&str, &str); 13] = [
     ("handshake", "connection"),
     ("quic_listener", "ingress"),
     ("admin", "relay"),
+    ("http", "relay"),
 ];
 
 /// How long a leaf gets to stop.
@@ -56,10 +60,12 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
         children: vec![
             audit(vault),
             policy(vault),
+            credentials(vault),
             registry_spec(vault, &registry),
             splices_spec(&splices),
             ingress(vault, connections),
             admin(vault, &root),
+            http(vault, &root),
         ],
         slot: root,
         limits: Limits::default(),
@@ -77,11 +83,14 @@ fn audit(vault: &Arc<Vault>) -> ChildSpec {
 
 fn policy(vault: &Arc<Vault>) -> ChildSpec {
     let slot = Slot::<PolicyMsg>::new("policy", "");
-    let args = {
-        let (slot, vault) = (slot.clone(), Arc::clone(vault));
-        move || PolicyArgs { slot: slot.clone(), vault: Arc::clone(&vault) }
-    };
-    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Policy, args()))
+    let args = PolicyArgs { slot: slot.clone(), vault: Arc::clone(vault) };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Policy, args.clone()))
+}
+
+fn credentials(vault: &Arc<Vault>) -> ChildSpec {
+    let slot = Slot::<CredentialsMsg>::new("credentials", "");
+    let args = CredentialsArgs { slot: slot.clone(), vault: Arc::clone(vault) };
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || (Credentials, args.clone()))
 }
 
 fn registry_spec(vault: &Arc<Vault>, handle: &RegistryHandle) -> ChildSpec {
@@ -126,5 +135,13 @@ fn admin(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {
     let (vault, root, own) = (Arc::clone(vault), Arc::clone(root.node()), slot.clone());
     ChildSpec::new(&slot, Restart::Permanent, LEAF, move || {
         (Admin, AdminArgs { slot: own.clone(), vault: Arc::clone(&vault), root: Arc::clone(&root) })
+    })
+}
+
+fn http(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {
+    let slot = Slot::<HttpMsg>::new("http", "");
+    let (vault, root, own) = (Arc::clone(vault), Arc::clone(root.node()), slot.clone());
+    ChildSpec::new(&slot, Restart::Permanent, LEAF, move || {
+        (Http, HttpArgs { slot: own.clone(), vault: Arc::clone(&vault), root: Arc::clone(&root) })
     })
 }

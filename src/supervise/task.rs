@@ -48,10 +48,10 @@ where
     M: Message,
 {
     let owner = owner.clone();
-    run(async move {
-        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    // Not an async block: one that awaits what it captured has room for it twice, and most of these tasks live long.
+    run(AssertUnwindSafe(work).catch_unwind().map(move |outcome| {
         owner.tell(report(outcome.map_err(|panic| Panicked(panic_text(panic.as_ref())))));
-    })
+    }))
 }
 
 /// Runs `work` until it ends or the result is dropped, with nobody to report to.

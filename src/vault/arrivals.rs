@@ -25,6 +25,16 @@ enum ArrivalError {
     Identity(String),
 }
 
+impl ArrivalError {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Tls(_) => "tls",
+            Self::TimedOut(_) => "timed_out",
+            Self::Identity(_) => "identity",
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Arrivals {
@@ -45,18 +55,34 @@ impl Arrivals {
         incoming: quinn::Incoming,
         established: impl FnOnce(Arc<AgentConnection>) + Send + 'static,
     ) {
-        let full = vault.connections.len() >= vault.config.limits.connections;
-        let permit = Arc::clone(&vault.arrivals.half_open).try_acquire_owned();
-        let (false, Ok(permit)) = (full, permit) else {
-            tracing::warn!(remote = %incoming.remote_address(), "too many connections: refused");
-            incoming.refuse();
-            return;
+        let permit = match vault.arrivals.admit(vault) {
+            Ok(permit) => permit,
+            Err(why) => {
+                tracing::debug!(remote = %incoming.remote_address(), why, "connection attempt refused");
+                vault.metrics.handshake("refused");
+                incoming.refuse();
+                return;
+            }
         };
         let arrivals = Arc::clone(vault);
         let task = arrive(Arc::clone(vault), incoming, permit, established);
         let mut handshakes = arrivals.arrivals.lock();
         while handshakes.try_join_next().is_some() {}
         handshakes.spawn(task);
+    }
+
+    fn admit(&self, vault: &Vault) -> Result<OwnedSemaphorePermit, &'static str> {
+        if vault.drain.has_begun() {
+            return Err("the relay is draining");
+        }
+        if vault.connections.len() >= vault.config.limits.connections {
+            vault.metrics.limit_hit("connections");
+            return Err("too many connections");
+        }
+        Arc::clone(&self.half_open).try_acquire_owned().map_err(|_| {
+            vault.metrics.limit_hit("half_open_handshakes");
+            "too many handshakes in progress"
+        })
     }
 
     /// How many are in progress.
@@ -94,9 +120,12 @@ async fn arrive(
             );
             let connection = vault.connections.add(agent, quic, streams, Instant::now() + limits.hello);
             drop(permit);
+            vault.metrics.handshake("established");
+            vault.metrics.connections_opened.inc();
             established(connection);
         }
         Err(error) => {
+            vault.metrics.handshake(error.outcome());
             let error = anyhow::Error::new(error);
             tracing::info!(%remote, error = format!("{error:#}"), "connection refused");
         }

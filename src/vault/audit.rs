@@ -1,9 +1,9 @@
 //! Decisions that are not recorded yet: a bounded queue that outlives the actor which empties it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
 use crate::directory::audit_log::AuditEvent;
@@ -14,14 +14,14 @@ pub struct AuditQueue {
     waiting: Mutex<VecDeque<AuditEvent>>,
     arrived: Notify,
     limit: usize,
-    dropped: AtomicU64,
+    dropped: Counter,
 }
 
 impl AuditQueue {
-    /// A queue for at most `limit` events.
+    /// A queue for at most `limit` events; those beyond are counted in `dropped`.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { waiting: Mutex::default(), arrived: Notify::new(), limit, dropped: AtomicU64::new(0) }
+    pub fn new(limit: usize, dropped: Counter) -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new(), limit, dropped }
     }
 
     /// Queues one decision. When the queue is full the event is dropped and counted: a relay that cannot write its
@@ -29,7 +29,7 @@ impl AuditQueue {
     pub fn push(&self, event: AuditEvent) {
         let mut waiting = self.lock();
         if waiting.len() >= self.limit {
-            let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            let dropped = self.dropped.inc() + 1;
             if dropped.is_power_of_two() {
                 tracing::error!(dropped, limit = self.limit, "audit queue is full: events are lost");
             }
@@ -73,7 +73,7 @@ impl AuditQueue {
     /// How many were dropped because the queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.dropped.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<AuditEvent>> {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -49,7 +50,7 @@ pub struct AgentConnection {
     pub agent: AgentUri,
     /// The QUIC connection.
     pub quic: quinn::Connection,
-    /// How many streams the agent may open, grown at run time.
+    /// How many streams it may have, in either role; grown at run time.
     pub streams: StreamLimit,
     /// The connection actor's node in the tree.
     pub node: Arc<Node>,
@@ -59,6 +60,7 @@ pub struct AgentConnection {
     pub since: SystemTime,
     /// By when HELLO must have come.
     pub hello_deadline: Instant,
+    control_queue_full: Counter,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
@@ -112,6 +114,7 @@ impl AgentConnection {
             Ok(()) => {}
             Err(ControlSendError::Full) => {
                 tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
+                self.control_queue_full.inc();
                 self.close(ResetCode::LIMIT, "control stream is not read");
             }
             Err(ControlSendError::Closed) => {
@@ -155,14 +158,26 @@ impl AgentConnection {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
+    control_queue_full: Counter,
     established: Mutex<BTreeMap<Generation, Arc<AgentConnection>>>,
     last_generation: AtomicU64,
     last_registration: AtomicU64,
 }
 
 impl Connections {
+    /// None yet. Agents that are cut off because they do not read are counted in `control_queue_full`.
+    #[must_use]
+    pub fn new(control_queue_full: Counter) -> Self {
+        Self {
+            control_queue_full,
+            established: Mutex::default(),
+            last_generation: AtomicU64::new(0),
+            last_registration: AtomicU64::new(0),
+        }
+    }
+
     /// Adds a connection whose TLS handshake is done.
     pub fn add(
         &self,
@@ -181,6 +196,7 @@ impl Connections {
             streams,
             since: SystemTime::now(),
             hello_deadline,
+            control_queue_full: self.control_queue_full.clone(),
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),

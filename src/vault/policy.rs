@@ -5,13 +5,14 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
+use crate::config::Problems;
 use crate::core::policy::Snapshot;
 
 /// Rules as they were published.
 #[derive(Debug)]
 pub struct Published {
     /// The rules. Empty before the first publication: closed world.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     /// When; `None` before the first publication.
     pub at: Option<SystemTime>,
     /// What is odd about them, or why newer ones are not in force.
@@ -24,7 +25,7 @@ pub struct PolicyStore(ArcSwap<Published>);
 
 impl Default for PolicyStore {
     fn default() -> Self {
-        Self(ArcSwap::from_pointee(Published { snapshot: Snapshot::default(), at: None, warnings: Vec::new() }))
+        Self(ArcSwap::from_pointee(Published { snapshot: Arc::default(), at: None, warnings: Vec::new() }))
     }
 }
 
@@ -35,8 +36,16 @@ impl PolicyStore {
         self.0.load_full()
     }
 
+    /// Newer rules cannot be used, for these reasons: the ones in force stay, and say so.
+    pub fn not_replaced(&self, problems: &Problems) {
+        let current = self.current();
+        let mut warnings: Vec<_> = problems.0.iter().map(|problem| format!("not in force: {problem}")).collect();
+        warnings.extend(current.warnings.iter().filter(|warning| !warning.starts_with("not in force: ")).cloned());
+        self.0.store(Arc::new(Published { snapshot: current.snapshot.clone(), at: current.at, warnings }));
+    }
+
     /// Puts `snapshot` in force.
     pub fn publish(&self, snapshot: Snapshot, at: SystemTime, warnings: Vec<String>) {
-        self.0.store(Arc::new(Published { snapshot, at: Some(at), warnings }));
+        self.0.store(Arc::new(Published { snapshot: Arc::new(snapshot), at: Some(at), warnings }));
     }
 }

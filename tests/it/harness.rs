@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// For anything that should happen at once; far longer than it takes.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 /// Everyone of the tenant `acme` may call everyone of it.
 pub const OPEN_WORLD: &str = "[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\n";
 
@@ -91,6 +91,7 @@ impl Deployment {
         config.directory.audit = Some(self.dir.path().join(format!("{id}-audit.jsonl")));
         config.admin.socket = Some(self.dir.path().join(format!("{id}.sock")));
         config.admin.fault_injection = true;
+        config.http.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config
     }
 

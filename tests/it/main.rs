@@ -4,14 +4,21 @@
 
 mod harness;
 
+mod admin;
+mod agents;
+mod bench;
 mod bulk;
 mod deadlines;
+mod docs;
 mod early_bytes;
 mod ends;
 mod extensions;
 mod fault;
 mod frames;
 mod identity;
+mod limits;
 mod opening;
+mod operate;
 mod reconnect;
 mod refusals;
+mod reload;

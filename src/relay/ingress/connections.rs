@@ -79,6 +79,7 @@ impl ConnectionsHandle {
         if !self.vault.connections.remove(connection.generation) {
             return;
         }
+        self.vault.metrics.connections_ended.inc();
         self.registry.connection_ended(connection);
         // No-op when the peer has closed it already.
         connection.close(crate::core::reject::ResetCode::RETRY, "connection ended by the relay");

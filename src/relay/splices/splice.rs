@@ -25,7 +25,9 @@ use crate::net::stream::{BiStream, RecvHalf, SendHalf};
 use crate::net::stream_limit::StreamUse;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::Vault;
 use crate::vault::streams::{Parties, Reservation};
+use crate::vault::traffic::Counted;
 
 /// A stream whose provider has accepted: everything that a splice takes over.
 #[derive(Debug)]
@@ -48,8 +50,10 @@ pub struct Pair {
     pub codes: CodeAgreement,
     /// The stream's place in the index.
     pub reservation: Reservation,
-    /// The consumer's stream counts toward its connection's limit.
-    pub stream_use: StreamUse,
+    /// Both streams count toward their connection's limit.
+    pub stream_uses: [StreamUse; 2],
+    /// Where streams and bytes are counted.
+    pub vault: Arc<Vault>,
 }
 
 /// Which way bytes go.
@@ -89,8 +93,10 @@ pub struct SpliceState {
     since: Instant,
     up: Lane,
     down: Lane,
+    vault: Arc<Vault>,
+    _counted: Counted,
     _reservation: Reservation,
-    _stream_use: StreamUse,
+    _stream_uses: [StreamUse; 2],
 }
 
 /// One direction.
@@ -131,14 +137,17 @@ impl Actor for Splice {
         let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.codes);
         let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.codes);
         describe(&slot, &about, &up.count, &down.count);
+        pair.vault.metrics.streams_opened.inc();
         Ok(SpliceState {
+            _counted: pair.vault.traffic.began(&up.count, &down.count),
+            vault: pair.vault,
             stream_id: pair.stream_id,
             parties: pair.parties,
             since: Instant::now(),
             up,
             down,
             _reservation: pair.reservation,
-            _stream_use: pair.stream_use,
+            _stream_uses: pair.stream_uses,
         })
     }
 
@@ -196,6 +205,7 @@ fn describe(slot: &Slot<SpliceMsg>, about: &StreamRow, up: &Arc<PumpCount>, down
 /// The one line that an operator gets per stream. Written however the splice ends.
 impl Drop for SpliceState {
     fn drop(&mut self) {
+        self.vault.metrics.streams_ended.inc();
         tracing::info!(
             stream = %self.stream_id,
             consumer = %self.parties.consumer,

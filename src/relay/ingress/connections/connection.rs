@@ -16,7 +16,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::core::ids::Capability;
-use crate::core::reject::ResetCode;
+use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::net::framed::ControlReader;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
@@ -236,16 +236,20 @@ async fn accept(
         features = connection.wait_greeted() => features,
         end = connection.quic.closed() => return end,
     };
-    let retry = if features.contains(Capability::ResumeCode) { ResetCode::RETRY } else { ResetCode::UNSPECIFIED };
+    let codes = if features.contains(Capability::ResumeCode) { CodeAgreement::Both } else { CodeAgreement::None };
     loop {
-        match connection.quic.accept_bi().await {
-            Ok((send, recv)) => {
-                let stream_use = connection.streams.opened();
-                let number = send.id().index();
-                let stream = BiStream::from_quic(&connection.quic, send, recv, retry);
-                slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use }));
-            }
+        let (send, recv) = match connection.quic.accept_bi().await {
+            Ok(stream) => stream,
             Err(end) => return end,
+        };
+        let number = send.id().index();
+        let mut stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::RETRY.for_peer(codes));
+        match connection.streams.take() {
+            Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
+            None => {
+                vault.metrics.limit_hit("streams_per_agent");
+                stream.set_drop_code(ResetCode::LIMIT.for_peer(codes));
+            }
         }
     }
 }

@@ -24,8 +24,10 @@ use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
 use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
 use crate::directory::audit_log::{AuditEvent, Side};
+use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, WriteEnd};
+use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
@@ -37,7 +39,7 @@ use crate::vault::streams::{Parties, Reservation};
 #[derive(Debug)]
 pub enum ProviderAnswer {
     /// STREAM_ACCEPT; the stream carries application bytes from here on.
-    Accepted(BiStream),
+    Accepted(BiStream, StreamUse),
     /// STREAM_REJECT.
     Rejected(orp::StreamReject),
     /// No stream, no answer, or no sense in it.
@@ -96,11 +98,14 @@ pub struct HandshakeState {
     slot: Slot<HandshakeMsg>,
     from: ConnectionArgs,
     deadline: Instant,
+    since: std::time::Instant,
+    /// Whether the open came to an end that was counted.
+    counted: bool,
     open: Open,
     asked: orp::OpenStream,
     consumer: Option<Fresh>,
     providers: Vec<Arc<AgentConnection>>,
-    provider: Option<BiStream>,
+    provider: Option<(BiStream, StreamUse)>,
     reservation: Option<Reservation>,
     /// Reads the first frame, then asks providers, then writes a refusal: one at a time.
     work: Owned,
@@ -121,6 +126,8 @@ impl Actor for Handshake {
         let limits = &from.vault.config.limits;
         let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame);
         Ok(HandshakeState {
+            since: std::time::Instant::now(),
+            counted: false,
             open: Open::new(from.connection.agent.clone()),
             asked: orp::OpenStream::default(),
             consumer: None,
@@ -146,8 +153,12 @@ impl Actor for Handshake {
             HandshakeMsg::FirstFrame(read) => {
                 let (fresh, frame) = read?;
                 match state.on_first_frame(fresh, frame) {
-                    Some(event) => event,
-                    None => {
+                    Head::Read(event) => event,
+                    Head::Refused(reject) => {
+                        state.reject(reject);
+                        return Ok(());
+                    }
+                    Head::NoOpen => {
                         myself.stop(None);
                         return Ok(());
                     }
@@ -172,6 +183,16 @@ impl Actor for Handshake {
     }
 }
 
+/// What stands at the head of a stream.
+enum Head {
+    /// Something for the state machine.
+    Read(Event),
+    /// An open that is refused without it.
+    Refused(Reject),
+    /// No open at all: the stream was dropped, and so reset.
+    NoOpen,
+}
+
 /// Whether the actor has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -180,32 +201,47 @@ enum Progress {
 }
 
 impl HandshakeState {
-    /// `None` when the stream is no open at all, and is reset by being dropped.
-    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Option<Event> {
+    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Head {
         let agent = &self.from.connection.agent;
-        let event = match frame {
+        let head = match frame {
             Ok(Frame::OpenStream(open)) => {
                 self.asked = open.clone();
-                Event::FrameRead(open)
+                self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
             }
             Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
                 tracing::info!(%agent, frame = frame.name(), "resume is not served: stream is reset");
                 fresh.stream.set_drop_code(ResetCode::NOT_RESUMABLE.for_peer(self.consumer_codes()));
-                return None;
+                return Head::NoOpen;
             }
-            Ok(other) => Event::FrameInvalid(format!("a stream must start with OPEN_STREAM, not {}", other.name())),
-            Err(why) => Event::FrameInvalid(why),
+            Ok(other) => {
+                let why = format!("a stream must start with OPEN_STREAM, not {}", other.name());
+                Head::Read(Event::FrameInvalid(why))
+            }
+            Err(why) => Head::Read(Event::FrameInvalid(why)),
         };
         let stopped = fresh.stream.send.stopped();
         self._consumer_watch = Some(task::owned(&self.slot, stopped, HandshakeMsg::ConsumerGone));
         self.consumer = Some(fresh);
-        Some(event)
+        head
+    }
+
+    /// What is refused whatever it asks for.
+    fn refused_unread(&self) -> Option<Reject> {
+        let vault = &self.from.vault;
+        if vault.drain.has_begun() {
+            return Some(Reject::new(RejectCode::BadGateway, "the relay is draining"));
+        }
+        let limit = vault.config.limits.streams;
+        (vault.traffic.streams() >= limit).then(|| {
+            vault.metrics.limit_hit("streams");
+            Reject::new(RejectCode::Limit, format!("this relay carries at most {limit} streams"))
+        })
     }
 
     fn on_provider_answered(&mut self, answer: ProviderAnswer) -> Event {
         match answer {
-            ProviderAnswer::Accepted(stream) => {
-                self.provider = Some(stream);
+            ProviderAnswer::Accepted(stream, stream_use) => {
+                self.provider = Some((stream, stream_use));
                 Event::ProviderAccepted
             }
             ProviderAnswer::Rejected(reject) => Event::ProviderRejected { code: reject.code, reason: reject.reason },
@@ -272,6 +308,7 @@ impl HandshakeState {
                     None
                 }
                 Action::Abandon => {
+                    self.count("abandoned", 0);
                     progress = Progress::Done;
                     None
                 }
@@ -300,6 +337,8 @@ impl HandshakeState {
             reason: verdict.reason.as_ref().into(),
             stream_id: StreamId(self.asked.stream_id),
         });
+        let label = DecisionLabel { side: side.name(), decision: verdict.effect.name() };
+        self.from.vault.metrics.decisions.get_or_create(&label).inc();
         verdict
     }
 
@@ -331,6 +370,7 @@ impl HandshakeState {
 
     /// Writes the refusal, in band and, for an agent that named `reject-ctrl`, on its control stream too.
     fn reject(&mut self, reject: Reject) {
+        self.count("rejected", reject.code.code());
         let connection = &self.from.connection;
         tracing::info!(
             consumer = %connection.agent,
@@ -358,7 +398,7 @@ impl HandshakeState {
 
     /// Hands the pair over. When nobody takes it, both streams are reset by being dropped.
     fn splice(&mut self, stream_id: StreamId, candidate: &Candidate, p2p_mode: P2pMode) {
-        let (Some(consumer), Some(provider), Some(reservation), Some(served_by)) =
+        let (Some(consumer), Some((provider, provider_use)), Some(reservation), Some(served_by)) =
             (self.consumer.take(), self.provider.take(), self.reservation.take(), self.provider_connection(candidate))
         else {
             tracing::error!(stream = %stream_id, "nothing to splice");
@@ -374,14 +414,22 @@ impl HandshakeState {
             consumer: consumer.stream,
             provider,
             reservation,
-            stream_use: consumer.stream_use,
+            stream_uses: [consumer.stream_use, provider_use],
+            vault: Arc::clone(&self.from.vault),
         };
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
             return;
         }
+        self.count("spliced", 0);
         self.from.connection.send_control(&ready(stream_id, &self.from.connection, &served_by));
         served_by.send_control(&ready(stream_id, &served_by, &self.from.connection));
+    }
+
+    fn count(&mut self, outcome: &'static str, code: u32) {
+        self.counted = true;
+        self.from.vault.metrics.open(outcome, code);
+        self.from.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
     }
 
     fn parties(&self, candidate: &Candidate) -> Parties {
@@ -394,6 +442,15 @@ impl HandshakeState {
 
     fn consumer_codes(&self) -> CodeAgreement {
         agreement(&self.from.connection, &self.from.connection)
+    }
+}
+
+/// However it ends, it is counted.
+impl Drop for HandshakeState {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.from.vault.metrics.open("aborted", 0);
+        }
     }
 }
 
@@ -442,6 +499,9 @@ async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, 
 
 async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream, frame_max: u32) -> ProviderAnswer {
     let unavailable = |why: String| ProviderAnswer::Unavailable(why);
+    let Some(stream_use) = provider.streams.take() else {
+        return unavailable("it has as many streams as it may".to_owned());
+    };
     let (send, recv) = match provider.quic.open_bi().await {
         Ok(stream) => stream,
         Err(error) => return unavailable(format!("no stream: {error}")),
@@ -452,7 +512,7 @@ async fn ask_provider(provider: &AgentConnection, incoming: orp::IncomingStream,
         return unavailable(format!("it did not take INCOMING_STREAM: {end}"));
     }
     match read_frame(&mut stream.recv, frame_max).await {
-        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream),
+        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream, stream_use),
         Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
         Ok(other) => unavailable(format!("it answered {}", other.name())),
         Err(error) => unavailable(format!("it gave no answer: {error}")),

@@ -1,0 +1,160 @@
+//! From a relay's address to a session: name, QUIC, who it is, HELLO.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select_ok;
+use tokio::time::{Instant, timeout};
+
+use super::vault::AgentVault;
+use super::vault::registrations::Registrations;
+use super::vault::session::{CONTROL_QUEUE, FRAME_MAX_BYTES, Registered, Session};
+use crate::config::types::HostPort;
+use crate::core::frame::Frame;
+use crate::core::identity::{Identity, RelayUri};
+use crate::core::ids::{Capabilities, Capability};
+use crate::core::reject::ResetCode;
+use crate::net::framed::{ControlReader, write_frame};
+use crate::net::stream::BiStream;
+use crate::net::stream_limit::StreamLimit;
+use crate::net::tls::peer_identity;
+use crate::proto::orp;
+use crate::vault::control_writer::ControlWriter;
+
+/// What this agent uses of wire.md §9.
+pub const CAPABILITIES: [Capability; 3] = [Capability::RejectCtrl, Capability::ResumeCode, Capability::PeerCaps];
+/// The only protocol version (wire.md §2, HELLO).
+const PROTOCOL_VERSION: &str = "orp/1";
+/// How much later each further address of one name is tried.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried.
+const ADDRESSES: usize = 8;
+
+/// Why there is no session with a relay.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The name has no address.
+    #[error("its name: {0}")]
+    Name(String),
+    /// No QUIC connection.
+    #[error("no connection: {0}")]
+    Connect(String),
+    /// No QUIC connection in time.
+    #[error("no connection within {0:?}")]
+    ConnectTimedOut(Duration),
+    /// Whoever is there is no relay of this deployment.
+    #[error("it is no relay: {0}")]
+    Identity(String),
+    /// HELLO came to nothing.
+    #[error("HELLO: {0}")]
+    Hello(String),
+    /// No HELLO_ACK in time.
+    #[error("no HELLO_ACK within {0:?}")]
+    HelloTimedOut(Duration),
+}
+
+/// Dials the configured relays in order from `first` on, each once, until one has answered HELLO. `None` when none did.
+pub async fn round(vault: &AgentVault, first: usize) -> Option<Arc<Session>> {
+    let relays = vault.config.relays.len();
+    for at in (0..relays).map(|step| (first + step) % relays) {
+        let address = &vault.config.relays[at];
+        match dial(vault, at, address).await {
+            Ok(session) => return Some(Arc::new(session)),
+            // As a quoted text: it may hold what a peer said.
+            Err(error) => tracing::warn!(relay = %address, error = error.to_string(), "no session"),
+        }
+    }
+    None
+}
+
+async fn dial(vault: &AgentVault, at: usize, address: &HostPort) -> Result<Session, DialError> {
+    let timeouts = &vault.config.timeouts;
+    let connected = timeout(timeouts.connect, connect(vault, address)).await;
+    let quic = connected.map_err(|_elapsed| DialError::ConnectTimedOut(timeouts.connect))??;
+    let relay = relay_of(&quic)?;
+    let greeted = timeout(timeouts.hello, hello(vault, at, relay, &quic)).await;
+    let session = greeted.unwrap_or(Err(DialError::HelloTimedOut(timeouts.hello)));
+    if let Err(error) = &session {
+        quic.close(0_u32.into(), error.to_string().as_bytes());
+    }
+    session
+}
+
+/// Tries all addresses of the name, each a little later than the one before, until one answers.
+async fn connect(vault: &AgentVault, address: &HostPort) -> Result<quinn::Connection, DialError> {
+    let found = tokio::net::lookup_host(address.as_str()).await;
+    let addresses: Vec<SocketAddr> =
+        found.map_err(|error| DialError::Name(error.to_string()))?.take(ADDRESSES).collect();
+    if addresses.is_empty() {
+        return Err(DialError::Name("it has no address".to_owned()));
+    }
+    let attempts = (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, addr, STAGGER * nth)));
+    select_ok(attempts).await.map(|(connection, _slower)| connection)
+}
+
+async fn connect_to(vault: &AgentVault, addr: SocketAddr, after: Duration) -> Result<quinn::Connection, DialError> {
+    tokio::time::sleep(after).await;
+    let connecting = vault.endpoint.connect_with(vault.client.clone(), addr, &vault.config.server_name);
+    let connecting = connecting.map_err(|error| DialError::Connect(error.to_string()))?;
+    connecting.await.map_err(|error| DialError::Connect(error.to_string()))
+}
+
+/// TLS has proven a certificate of the deployment; that of another *agent* must not pass for a relay's.
+fn relay_of(quic: &quinn::Connection) -> Result<RelayUri, DialError> {
+    let why = match peer_identity(quic) {
+        Ok(Identity::Relay(relay)) => return Ok(relay),
+        Ok(Identity::Agent(agent)) => format!("its certificate says {agent}"),
+        Err(error) => error.to_string(),
+    };
+    quic.close(0_u32.into(), why.as_bytes());
+    Err(DialError::Identity(why))
+}
+
+async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Connection) -> Result<Session, DialError> {
+    let failed = |why: &dyn std::fmt::Display| DialError::Hello(why.to_string());
+    let (send, recv) = quic.open_bi().await.map_err(|error| failed(&error))?;
+    let mut stream = BiStream::from_quic(quic, send, recv, ResetCode::UNSPECIFIED);
+    let named: Capabilities = CAPABILITIES.into_iter().collect();
+    let hello = Frame::Hello(orp::Hello {
+        protocol_version: PROTOCOL_VERSION.to_owned(),
+        agent_uri: vault.agent.to_string(),
+        capabilities: named.names(),
+    });
+    if let Err(end) = write_frame(&mut stream.send, &hello).await {
+        return Err(failed(&closed(quic).unwrap_or_else(|| end.to_string())));
+    }
+    let mut reader = ControlReader::new(stream.recv, FRAME_MAX_BYTES);
+    if let Err(error) = reader.fill().await {
+        return Err(failed(&closed(quic).unwrap_or_else(|| error.to_string())));
+    }
+    let ack = match reader.peek() {
+        Some(Ok(Frame::HelloAck(ack))) => ack,
+        Some(Ok(other)) => return Err(failed(&format!("the answer is {}", other.name()))),
+        Some(Err(error)) => return Err(failed(&error)),
+        None => return Err(failed(&"no answer")),
+    };
+    reader.consume();
+    let now = Instant::now();
+    let cap = u32::try_from(vault.config.limits.streams).unwrap_or(u32::MAX);
+    Ok(Session {
+        number: vault.next_session(),
+        at,
+        relay,
+        // What was not named must not be used, whatever the relay says.
+        features: Capabilities::from_names(&ack.accepted_features).intersection(named),
+        reader: Arc::new(tokio::sync::Mutex::new(reader)),
+        writer: ControlWriter::new(stream.send, CONTROL_QUEUE),
+        streams: StreamLimit::new(quic.clone(), vault.config.quic.streams_initial, cap),
+        quic: quic.clone(),
+        since: now,
+        registrations: Registered::new(Registrations::new(&vault.config.expose, now)),
+        unknown_logged: false.into(),
+    })
+}
+
+/// What the relay said when it closed the connection tells more than the stream's end.
+fn closed(quic: &quinn::Connection) -> Option<String> {
+    quic.close_reason().map(|reason| reason.to_string())
+}

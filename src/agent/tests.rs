@@ -1,0 +1,8 @@
+//! The agent against a scripted relay, over real QUIC on loopback. What the two projects' ends do together is in `tests/it`.
+
+mod admin;
+mod consumer;
+mod harness;
+mod legacy;
+mod provider;
+mod session;

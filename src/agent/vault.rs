@@ -1,0 +1,147 @@
+//! What outlives the agent's actors: the endpoint, the session, local listeners, the ids of open streams.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use self::routes::Routes;
+use self::session::Session;
+use super::throttle::Throttle;
+use crate::config::agent::{AgentConfig, Consume, Expose};
+use crate::core::identity::AgentUri;
+use crate::core::reject::ResetCode;
+
+pub mod registrations;
+pub mod routes;
+pub mod session;
+
+/// A local socket at which a remote service is offered. It stays bound while its actor restarts.
+#[derive(Debug)]
+pub struct Offer {
+    /// What is consumed.
+    pub consume: Consume,
+    /// The listening socket.
+    pub socket: TcpListener,
+    /// Where it is bound.
+    pub addr: SocketAddr,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct AgentVault {
+    /// Who this agent is, from its certificate.
+    pub agent: AgentUri,
+    /// What it was told.
+    pub config: AgentConfig,
+    /// The UDP socket.
+    pub endpoint: quinn::Endpoint,
+    /// With what relays are dialled.
+    pub client: quinn::ClientConfig,
+    /// One for each `consume`.
+    pub offers: Vec<Arc<Offer>>,
+    /// The ids of the streams that this agent has opened.
+    pub routes: Arc<Routes>,
+    places: Arc<Semaphore>,
+    full: Throttle,
+    session: watch::Sender<Option<Arc<Session>>>,
+    sessions: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl AgentVault {
+    /// An agent without a session.
+    #[must_use]
+    pub fn new(
+        agent: AgentUri,
+        config: AgentConfig,
+        endpoint: quinn::Endpoint,
+        client: quinn::ClientConfig,
+        offers: Vec<Arc<Offer>>,
+    ) -> Self {
+        Self {
+            agent,
+            places: Arc::new(Semaphore::new(config.limits.streams)),
+            config,
+            endpoint,
+            client,
+            offers,
+            routes: Arc::default(),
+            full: Throttle::default(),
+            session: watch::Sender::new(None),
+            sessions: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
+        }
+    }
+
+    /// The session in use, if there is one.
+    #[must_use]
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone()
+    }
+
+    /// Follows the session in use.
+    #[must_use]
+    pub fn watch_session(&self) -> watch::Receiver<Option<Arc<Session>>> {
+        self.session.subscribe()
+    }
+
+    /// The number of the next session.
+    #[must_use]
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The name of the next stream's actor.
+    #[must_use]
+    pub fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// From here on, streams are opened on `session`.
+    pub fn begin(&self, session: Arc<Session>) {
+        tracing::info!(
+            relay = %session.relay,
+            remote = %session.remote_addr(),
+            session = session.number,
+            features = %session.features,
+            "session started"
+        );
+        self.session.send_replace(Some(session));
+    }
+
+    /// Ends the session in use, if there is one: closes its connection, unless the relay has.
+    pub fn end(&self, code: ResetCode, why: &str) -> Option<Arc<Session>> {
+        let session = self.session.send_replace(None)?;
+        session.close(code, why);
+        tracing::info!(
+            relay = %session.relay,
+            session = session.number,
+            duration = ?session.since.elapsed(),
+            reason = why,
+            "session ended"
+        );
+        Some(session)
+    }
+
+    /// A place for one more stream; none when too many live. The warning comes at most once a second.
+    #[must_use]
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(unsaid) = self.full.due()
+        {
+            let limit = self.config.limits.streams;
+            tracing::warn!(limit, refused_before = unsaid, "too many streams: connection is reset");
+        }
+        place
+    }
+
+    /// The local service that is exposed as `name`.
+    #[must_use]
+    pub fn exposed(&self, name: &str) -> Option<&Expose> {
+        self.config.expose.iter().find(|expose| expose.name == name)
+    }
+}

@@ -1,0 +1,156 @@
+//! A session: one connection to a relay, from HELLO_ACK to its end. The link's actor is restarted over it, in place.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::registrations::Registrations;
+use crate::config::agent::Backoff;
+use crate::core::frame::Frame;
+use crate::core::identity::RelayUri;
+use crate::core::ids::{Capabilities, Capability};
+use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::net::framed::ControlReader;
+use crate::net::stream;
+use crate::net::stream_limit::StreamLimit;
+use crate::vault::control_writer::{ControlSendError, ControlWriter};
+
+/// The longest frame payload that is taken from a relay, in bytes (wire.md §2).
+pub const FRAME_MAX_BYTES: u32 = 64 << 10;
+/// Frames that may wait for the relay to read its control stream.
+pub const CONTROL_QUEUE: usize = 1024;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Session {
+    /// Which session of this agent it is.
+    pub number: u64,
+    /// Which of the configured relays, counted from 0.
+    pub at: usize,
+    /// Who is at the other end, from its certificate.
+    pub relay: RelayUri,
+    /// The QUIC connection.
+    pub quic: quinn::Connection,
+    /// What HELLO_ACK accepted of what we named.
+    pub features: Capabilities,
+    /// Held by whoever reads a frame and until it is dealt with; keeps the partial buffer across actors.
+    pub reader: Arc<tokio::sync::Mutex<ControlReader>>,
+    /// Whole frames out.
+    pub writer: ControlWriter,
+    /// How many streams the relay may open.
+    pub streams: StreamLimit,
+    /// When HELLO_ACK came.
+    pub since: Instant,
+    /// What is registered.
+    pub registrations: Registered,
+    /// Whether a frame that is not served was logged: once per session is enough.
+    pub unknown_logged: AtomicBool,
+}
+
+/// The session's registrations, and whether they are complete, to be waited for.
+#[derive(Debug)]
+pub struct Registered {
+    services: Mutex<Registrations>,
+    complete: watch::Sender<bool>,
+}
+
+impl Registered {
+    /// Nothing is registered yet.
+    #[must_use]
+    pub fn new(services: Registrations) -> Self {
+        let complete = watch::Sender::new(services.complete());
+        Self { services: Mutex::new(services), complete }
+    }
+
+    /// Follows whether all are registered.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.complete.subscribe()
+    }
+
+    /// The names of the services that are registered.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.lock().registered()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registrations> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// Where the relay is, without the IPv6 dress of an IPv4 address.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        let addr = self.quic.remote_address();
+        SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    }
+
+    /// Whether the relay says on the control stream of *every* open whether it is accepted, so that application bytes can wait for
+    /// that word (wire.md §9, `reject-ctrl`, `resume-code`). A legacy relay does not.
+    #[must_use]
+    pub fn answers_opens(&self) -> bool {
+        self.features.contains(Capability::RejectCtrl) && self.features.contains(Capability::ResumeCode)
+    }
+
+    /// Whether reset codes may be used toward this relay.
+    #[must_use]
+    pub fn codes(&self) -> CodeAgreement {
+        if self.features.contains(Capability::ResumeCode) { CodeAgreement::Both } else { CodeAgreement::None }
+    }
+
+    /// Sends a frame on the control stream. A relay that does not read it is left.
+    pub fn send_control(&self, frame: &Frame) {
+        match self.writer.send(frame) {
+            Ok(()) => {}
+            Err(ControlSendError::Full) => self.close(ResetCode::LIMIT, "the control stream is not read"),
+            // The link is told by its reader.
+            Err(error) => tracing::debug!(relay = %self.relay, frame = frame.name(), %error, "frame is not sent"),
+        }
+    }
+
+    /// Sends the next REGISTER if one is due. When to look again; none when nothing is left to do.
+    pub fn register_next(&self, answer_within: Duration) -> Option<Instant> {
+        let mut services = self.registrations.lock();
+        if let Some(register) = services.next(Instant::now(), answer_within) {
+            self.send_control(&Frame::Register(register));
+        }
+        services.wake_at()
+    }
+
+    /// REGISTER_ACK came: for which service.
+    #[must_use]
+    pub fn register_acknowledged(&self) -> Option<String> {
+        let mut services = self.registrations.lock();
+        let name = services.acknowledged();
+        self.registrations.complete.send_replace(services.complete());
+        name
+    }
+
+    /// REGISTER was refused: which service it was, and after what time it is tried again.
+    #[must_use]
+    pub fn register_refused(&self, backoff: &Backoff) -> Option<(String, Duration)> {
+        self.registrations.lock().refused(Instant::now(), backoff, rand::random())
+    }
+
+    /// Whether a REGISTER was not answered in time.
+    #[must_use]
+    pub fn register_overdue(&self) -> bool {
+        self.registrations.lock().overdue(Instant::now())
+    }
+
+    /// Whether this is the first frame of the session that is not served.
+    pub fn first_unknown(&self) -> bool {
+        !self.unknown_logged.swap(true, Ordering::Relaxed)
+    }
+
+    /// Closes the connection; the code is sent only to a relay that knows reset codes, else 0.
+    pub fn close(&self, code: ResetCode, reason: &str) {
+        stream::close(&self.quic, code.for_peer(self.codes()), reason);
+    }
+}

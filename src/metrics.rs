@@ -1,0 +1,198 @@
+//! What a relay counts. One struct; every metric is documented where it is declared, and that text is its help.
+//!
+//! Identities, which tests hold:
+//! - established connections = `connections_opened` − `connections_ended`
+//! - live streams = `streams_opened` − `streams_ended`
+//! - opens with outcome `spliced` = `streams_opened`, but for pairs that nobody took over
+//!
+//! Labels have few values, all of them from this program: nothing that a peer sends becomes a label.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds of the open latency's buckets, in seconds: a local open takes well under a millisecond, the deadline
+/// of a whole open is 15 s by default.
+const OPEN_SECONDS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0, 15.0];
+
+/// How something ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// A word of this program.
+    pub outcome: &'static str,
+}
+
+/// How an open ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OpenLabel {
+    /// `spliced`, `rejected`, `abandoned` (the consumer went away), `aborted` (reset for another try).
+    pub outcome: &'static str,
+    /// The reject code; 0 for anything but `rejected`.
+    pub code: u32,
+}
+
+/// Which way bytes went.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    /// `to_provider` or `to_consumer`.
+    pub direction: &'static str,
+}
+
+/// A policy decision.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DecisionLabel {
+    /// `caller` or `callee`.
+    pub side: &'static str,
+    /// `allow` or `deny`.
+    pub decision: &'static str,
+}
+
+/// An actor kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ActorLabel {
+    /// The kind, as in the tree.
+    pub actor: &'static str,
+}
+
+/// A limit of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabel {
+    /// The key below `limits`.
+    pub limit: &'static str,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty = $make:expr, $unit:expr;)+) => {
+        /// See the module's documentation. A counter's name ends in `_total` when it is read.
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $name: $kind,)+
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("outrelay");
+                $(
+                    let $name: $kind = $make;
+                    let help = concat!($($help),+).trim().trim_end_matches('.');
+                    match $unit {
+                        Some(unit) => registry.register_with_unit(stringify!($name), help, unit, $name.clone()),
+                        None => registry.register(stringify!($name), help, $name.clone()),
+                    }
+                )+
+                Self { registry, $($name,)+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Connections whose TLS handshake was done and whose identity is an agent's.
+    connections_opened: Counter = Counter::default(), None;
+    /// Of those, the ones that ended.
+    connections_ended: Counter = Counter::default(), None;
+    /// Established connections.
+    connections: Gauge = Gauge::default(), None;
+    /// Connection attempts by outcome: established, tls, timed_out, identity, refused.
+    handshakes: Family<OutcomeLabel, Counter> = Family::default(), None;
+    /// TLS handshakes in progress.
+    handshakes_in_progress: Gauge = Gauge::default(), None;
+    /// Opens by outcome and reject code.
+    opens: Family<OpenLabel, Counter> = Family::default(), None;
+    /// From the arrival of a stream to its splice or its refusal.
+    open_latency: Histogram = Histogram::new(OPEN_SECONDS), Some(Unit::Seconds);
+    /// Streams that were spliced.
+    streams_opened: Counter = Counter::default(), None;
+    /// Of those, the ones that ended.
+    streams_ended: Counter = Counter::default(), None;
+    /// Live streams.
+    streams: Gauge = Gauge::default(), None;
+    /// Application bytes passed on, by direction.
+    traffic: Family<DirectionLabel, Counter> = Family::default(), Some(Unit::Bytes);
+    /// Policy decisions by side and effect.
+    decisions: Family<DecisionLabel, Counter> = Family::default(), None;
+    /// Rules in force.
+    policy_rules: Gauge = Gauge::default(), None;
+    /// Age of the rules in force.
+    policy_snapshot_age: Gauge = Gauge::default(), Some(Unit::Seconds);
+    /// Decisions that wait for the audit log.
+    audit_waiting: Gauge = Gauge::default(), None;
+    /// Decisions that were lost because the audit queue was full.
+    audit_dropped: Counter = Counter::default(), None;
+    /// Actors that were started again, by kind.
+    actor_restarts: Family<ActorLabel, Counter> = Family::default(), None;
+    /// Messages that wait for a singleton, by kind.
+    actor_mailbox: Family<ActorLabel, Gauge> = Family::default(), None;
+    /// Refusals because a limit was reached, by limit.
+    limits_hit: Family<LimitLabel, Counter> = Family::default(), None;
+    /// Whether the relay is draining.
+    draining: Gauge = Gauge::default(), None;
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// All of them in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    /// A connection attempt ended.
+    pub fn handshake(&self, outcome: &'static str) {
+        self.handshakes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// An open ended.
+    pub fn open(&self, outcome: &'static str, code: u32) {
+        self.opens.get_or_create(&OpenLabel { outcome, code }).inc();
+    }
+
+    /// A limit was reached; `limit` is its key below `limits`.
+    pub fn limit_hit(&self, limit: &'static str) {
+        self.limits_hit.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// The counter of one limit, for what outlives a look at the whole.
+    #[must_use]
+    pub fn limit(&self, limit: &'static str) -> Counter {
+        self.limits_hit.get_or_create_owned(&LimitLabel { limit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_written_with_its_help_its_unit_and_the_prefix() {
+        let metrics = Metrics::default();
+        metrics.connections_opened.inc();
+        metrics.open("rejected", 404);
+        metrics.open_latency.observe(0.002);
+        let text = metrics.render().unwrap();
+        for line in [
+            "# HELP outrelay_connections_opened Connections whose TLS handshake was done and whose identity is an agent's.",
+            "outrelay_connections_opened_total 1",
+            "outrelay_opens_total{outcome=\"rejected\",code=\"404\"} 1",
+            "outrelay_open_latency_seconds_bucket{le=\"0.0025\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

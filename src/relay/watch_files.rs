@@ -1,0 +1,53 @@
+//! Notices that files have changed, by looking: no file system is too odd for that (bind mounts, symbolic links that
+//! are swapped), and a look every few seconds costs nothing.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// How often files are looked at.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// What a look tells of a file; `None` when it is not there.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// A set of files, and what they looked like when they were last acted upon.
+#[derive(Debug)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+    seen: Vec<Stamp>,
+}
+
+impl Files {
+    /// As they look now.
+    #[must_use]
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        let seen = look(&paths);
+        Self { paths, seen }
+    }
+
+    /// Waits until one of them looks different, or until `asked` changes.
+    pub async fn changed(&mut self, asked: &mut watch::Receiver<u64>) {
+        loop {
+            tokio::select! {
+                asked = asked.changed() => match asked {
+                    Ok(()) => break,
+                    // Nobody can ask any more: the relay is going down.
+                    Err(_) => std::future::pending().await,
+                },
+                () = tokio::time::sleep(EVERY) => if look(&self.paths) != self.seen { break },
+            }
+        }
+        self.seen = look(&self.paths);
+    }
+}
+
+fn look(paths: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |path: &PathBuf| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+    };
+    paths.iter().map(stamp).collect()
+}

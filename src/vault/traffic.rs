@@ -1,0 +1,116 @@
+//! Bytes of live streams, counted where nobody waits: each splice has counters of its own, folded into the metrics when
+//! it ends and when somebody looks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
+
+use crate::metrics::{DirectionLabel, Metrics};
+use crate::net::pump::PumpCount;
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Traffic(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    live: Mutex<Live>,
+    streams: watch::Sender<usize>,
+    to_provider: Counter,
+    to_consumer: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    next: u64,
+    streams: HashMap<u64, (Lane, Lane)>,
+}
+
+/// One direction of one stream, and how much of it is in the metrics already.
+#[derive(Debug)]
+struct Lane {
+    count: Arc<PumpCount>,
+    folded: u64,
+}
+
+impl Lane {
+    fn fold(&mut self, into: &Counter) {
+        let now = self.count.bytes();
+        into.inc_by(now.saturating_sub(self.folded));
+        self.folded = now;
+    }
+}
+
+impl Traffic {
+    /// Counts into `metrics`.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let counter = |direction| metrics.traffic.get_or_create_owned(&DirectionLabel { direction });
+        Self(Arc::new(Inner {
+            live: Mutex::default(),
+            streams: watch::Sender::new(0),
+            to_provider: counter("to_provider"),
+            to_consumer: counter("to_consumer"),
+        }))
+    }
+
+    /// A stream began; it counts until the result is dropped.
+    pub fn began(&self, to_provider: &Arc<PumpCount>, to_consumer: &Arc<PumpCount>) -> Counted {
+        let lane = |count: &Arc<PumpCount>| Lane { count: Arc::clone(count), folded: 0 };
+        let mut live = self.0.lock();
+        let id = live.next;
+        live.next += 1;
+        live.streams.insert(id, (lane(to_provider), lane(to_consumer)));
+        self.0.streams.send_replace(live.streams.len());
+        Counted { traffic: Arc::clone(&self.0), id }
+    }
+
+    /// Brings the metrics up to now.
+    pub fn fold(&self) {
+        for (up, down) in self.0.lock().streams.values_mut() {
+            up.fold(&self.0.to_provider);
+            down.fold(&self.0.to_consumer);
+        }
+    }
+
+    /// How many streams live.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        *self.0.streams.borrow()
+    }
+
+    /// Waits until no stream lives.
+    pub async fn wait_idle(&self) {
+        // The sender is in `self`, so it cannot be gone.
+        if self.0.streams.subscribe().wait_for(|streams| *streams == 0).await.is_err() {
+            tracing::trace!("nobody counts streams any more");
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that is counted.
+#[derive(Debug)]
+#[must_use = "the stream counts until this is dropped"]
+pub struct Counted {
+    traffic: Arc<Inner>,
+    id: u64,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut live = self.traffic.lock();
+        if let Some((mut up, mut down)) = live.streams.remove(&self.id) {
+            up.fold(&self.traffic.to_provider);
+            down.fold(&self.traffic.to_consumer);
+        }
+        self.traffic.streams.send_replace(live.streams.len());
+    }
+}

@@ -1,0 +1,96 @@
+//! The admin socket, as an operator uses it: the program's own command against a running relay.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::harness::{Deployment, agent, eventually, pair, take};
+
+/// `outrelay admin --socket SOCKET ARGS`, which must not block the runtime that answers it.
+async fn admin(socket: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
+    command.arg("admin").arg("--socket").arg(socket).args(args);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn json(socket: &Path, args: &[&str]) -> Vec<serde_json::Value> {
+    let mut with_json = vec!["--json"];
+    with_json.extend_from_slice(args);
+    let output = admin(socket, &with_json).await;
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_agents_services_streams_rules_and_the_tree() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 42).await;
+    up.send.write_all(b"hello").await.unwrap();
+    take(&mut down.recv, 5).await;
+
+    let agents = json(&socket, &["agents"]).await;
+    assert_eq!(agents.len(), 2);
+    assert_eq!((&agents[0]["uri"], &agents[0]["services"][0]), (&agent(1).as_str().into(), &"svc".into()));
+    assert_eq!(agents[0]["capabilities"][0], "resume-code");
+    let services = json(&socket, &["services"]).await;
+    assert_eq!((&services[0]["name"], &services[0]["tenant"]), (&"svc".into(), &"acme".into()));
+    let streams = json(&socket, &["streams"]).await;
+    assert_eq!(streams.len(), 1);
+    assert_eq!((&streams[0]["id"], &streams[0]["bytes_to_provider"]), (&42.into(), &5.into()));
+    assert_eq!(json(&socket, &["policy"]).await.len(), 1);
+
+    let tree = json(&socket, &["tree"]).await;
+    assert_eq!((tree.len(), &tree[0]["kind"]), (1, &"relay".into()));
+    for field in ["id", "kind", "name", "status", "restarts", "started_at", "last_exit", "mailbox", "busy_ms", "detail"]
+    {
+        assert!(tree[0].get(field).is_some(), "{field}");
+    }
+    let drawn = String::from_utf8(admin(&socket, &["tree"]).await.stdout).unwrap();
+    for line in ["relay:r1", "├── admin", "└── http", "splice:42", "quic_listener"] {
+        assert!(drawn.contains(line), "{line} is not in\n{drawn}");
+    }
+    let one = json(&socket, &["inspect", "splice:42"]).await;
+    assert_eq!(one[0]["detail"]["service"], "svc");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_kills_panics_and_hangs_actors_and_hears_of_mistakes() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let restarts = |kind: &str| relay.tree().walk().find(|a| a.kind == kind).map_or(0, |a| a.restarts);
+    for (n, fault) in [(1, "kill"), (2, "panic")] {
+        assert!(admin(&socket, &[fault, "registry"]).await.status.success());
+        eventually("restarted", || (restarts("registry") == n).then_some(())).await;
+    }
+    assert!(admin(&socket, &["hang", "policy"]).await.status.success());
+    eventually("it hangs", || relay.tree().walk().any(|a| a.kind == "policy" && a.busy_ms > 0).then_some(())).await;
+    assert!(admin(&socket, &["kill", "policy"]).await.status.success());
+    eventually("restarted", || (restarts("policy") == 1).then_some(())).await;
+
+    for (args, why) in [(&["kill", "nobody"][..], "no actor"), (&["inspect", "9999999"][..], "no actor")] {
+        let output = admin(&socket, args).await;
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_need_the_operators_leave() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.admin.fault_injection = false;
+    let relay = outrelay::relay::Relay::start(config).await.unwrap();
+    let output = admin(&deployment.dir.path().join("r1.sock"), &["kill", "registry"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("admin.fault_injection"));
+    assert_eq!(relay.tree().walk().map(|actor| actor.restarts).sum::<u64>(), 0);
+}

@@ -1,0 +1,92 @@
+//! Every limit is a refusal with a code and a metric, and what is below it goes on.
+
+use outrelay::config::relay::Limits;
+use outrelay::core::reject::ResetCode;
+use outrelay::metrics::LimitLabel;
+use outrelay::net::stream::End;
+use outrelay::relay::Relay;
+
+use crate::harness::{Deployment, OPEN_WORLD, drain, eventually, pair, rejection, take};
+
+async fn relay_with(deployment: &Deployment, set: impl Fn(&mut Limits)) -> Relay {
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    set(&mut config.limits);
+    Relay::start(config).await.unwrap()
+}
+
+fn hits(relay: &Relay, limit: &'static str) -> u64 {
+    relay.vault().metrics.limits_hit.get_or_create(&LimitLabel { limit }).get()
+}
+
+#[tokio::test]
+async fn one_stream_more_than_the_relay_carries_is_429_and_a_place_is_free_when_one_ends() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.streams = 1).await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
+    assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 429);
+    assert_eq!(hits(&relay, "streams"), 1);
+    drop((up, down));
+    eventually("it has ended", || (relay.vault().traffic.streams() == 0).then_some(())).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 3).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
+}
+
+#[tokio::test]
+async fn one_stream_more_than_an_agent_may_have_is_reset_with_limit() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.streams_per_agent = 2).await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    // Opens that wait for their first frame count too.
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut stream = consumer.fresh().await;
+        stream.send.write_all(&[0x20]).await.unwrap();
+        waiting.push(stream);
+    }
+    eventually("two opens wait", || {
+        (relay.tree().walk().filter(|actor| actor.kind == "handshake").count() == 2).then_some(())
+    })
+    .await;
+    let mut third = consumer.open("svc", 3).await;
+    assert_eq!(drain(&mut third.recv).await.1, End::Reset(ResetCode::LIMIT));
+    assert_eq!(hits(&relay, "streams_per_agent"), 1);
+}
+
+#[tokio::test]
+async fn one_connection_more_than_the_limit_is_refused_before_any_tls() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.connections = 1).await;
+    let first = deployment.peer(&relay, 1, &[]).await;
+    let second = deployment.ca.agent(&crate::harness::agent(2)).unwrap();
+    let refused = deployment.try_dial(&relay, &second).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert_eq!(hits(&relay, "connections"), 1);
+    drop(first);
+    eventually("it has ended", || relay.vault().connections.is_empty().then_some(())).await;
+    let _second = deployment.peer(&relay, 2, &[]).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_read_its_control_stream_is_cut_off_and_its_neighbour_is_not() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.control_queue = 16).await;
+    let neighbour = deployment.peer(&relay, 2, &[]).await;
+    let mut deaf = deployment.peer(&relay, 1, &[]).await;
+    // A question with a long answer: what the agent's window holds is soon full.
+    let query = outrelay::proto::orp::ObservedAddrQuery { request_id: u64::MAX };
+    let query = outrelay::core::frame::Frame::ObservedAddrQuery(query).encode();
+    let many: Vec<u8> = query.iter().copied().cycle().take(query.len() * 1024).collect();
+    // It asks and asks, and never reads an answer; sooner or later nothing more is taken, or the connection is closed.
+    let shout = async { while deaf.control.send.write_all(&many).await.is_ok() {} };
+    crate::harness::soon("it is cut off", shout).await;
+    let (_, reason) = deaf.closed().await;
+    assert!(reason.contains("not read"), "{reason}");
+    assert_eq!(hits(&relay, "control_queue"), 1);
+    assert!(neighbour.quic.close_reason().is_none());
+}

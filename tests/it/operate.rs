@@ -1,0 +1,173 @@
+//! What an operator relies on: health, metrics that add up, a drain.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use outrelay::net::stream::End;
+use outrelay::relay::Relay;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::{Deployment, drain, eventually, pair, rejection, soon, take};
+
+/// Status and body of `GET path`.
+async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    soon("the response", socket.read_to_string(&mut text)).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// Every sample of `/metrics`, by name and labels.
+async fn metrics(relay: &Relay) -> HashMap<String, f64> {
+    let (status, text) = get(relay.http_addr().unwrap(), "/metrics").await;
+    assert_eq!(status, 200);
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn metrics_add_up() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let leaver = deployment.peer(&relay, 3, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(&[7; 1000]).await.unwrap();
+    take(&mut down.recv, 1000).await;
+    let (ended, mut other) = pair(&consumer, &provider, 2).await;
+    drop(ended);
+    drain(&mut other.recv).await;
+    drop(other);
+    assert_eq!(rejection(&mut consumer.open("nowhere", 3).await).await.0, 404);
+    leaver.quic.close(0_u32.into(), b"bye");
+    eventually("it has left", || (relay.vault().connections.len() == 2).then_some(())).await;
+    eventually("one stream is left", || (relay.vault().streams.len() == 1).then_some(())).await;
+
+    let m = metrics(&relay).await;
+    let of = |name: &str| m.get(name).copied().unwrap_or_else(|| panic!("no {name} in {m:#?}"));
+    assert_eq!(of("outrelay_connections"), 2.0);
+    assert_eq!(of("outrelay_connections_opened_total") - of("outrelay_connections_ended_total"), 2.0);
+    assert_eq!(of("outrelay_handshakes_total{outcome=\"established\"}"), 3.0);
+    assert_eq!(of("outrelay_streams"), 1.0);
+    assert_eq!(of("outrelay_streams_opened_total") - of("outrelay_streams_ended_total"), 1.0);
+    assert_eq!(of("outrelay_opens_total{outcome=\"spliced\",code=\"0\"}"), of("outrelay_streams_opened_total"));
+    assert_eq!(of("outrelay_opens_total{outcome=\"rejected\",code=\"404\"}"), 1.0);
+    assert_eq!(of("outrelay_open_latency_seconds_count"), 3.0);
+    assert_eq!(of("outrelay_traffic_bytes_total{direction=\"to_provider\"}"), 1000.0);
+    assert_eq!(of("outrelay_decisions_total{side=\"caller\",decision=\"allow\"}"), 3.0);
+    assert_eq!(of("outrelay_decisions_total{side=\"callee\",decision=\"allow\"}"), 2.0);
+    assert_eq!(of("outrelay_actor_mailbox{actor=\"registry\"}"), 0.0);
+    assert_eq!(of("outrelay_policy_rules"), 2.0);
+}
+
+#[tokio::test]
+async fn a_ready_relay_says_so_and_a_draining_one_takes_nothing_new_but_lets_streams_end() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let http = relay.http_addr().unwrap();
+    assert_eq!(get(http, "/healthz").await, (200, "ok\n".to_owned()));
+    assert_eq!(get(http, "/readyz").await.0, 200);
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
+
+    let drained = relay.drain();
+    tokio::pin!(drained);
+    // Polled once, so that it has begun.
+    assert!(futures_util::poll!(drained.as_mut()).is_pending());
+    assert_eq!(get(http, "/readyz").await, (503, "draining\n".to_owned()));
+    assert_eq!(get(http, "/healthz").await.0, 200);
+    let (code, reason) = rejection(&mut consumer.open("svc", 2).await).await;
+    assert_eq!((code, reason.contains("draining")), (502, true), "{reason}");
+    let newcomer = deployment.ca.agent(&crate::harness::agent(3)).unwrap();
+    assert!(deployment.try_dial(&relay, &newcomer).await.is_err(), "a new connection is refused");
+
+    up.send.write_all(b"y").await.unwrap();
+    assert_eq!(take(&mut down.recv, 1).await, b"y", "a live stream goes on");
+    up.send.finish();
+    assert_eq!(drain(&mut down.recv).await.1, End::Fin);
+    down.send.finish();
+    assert_eq!(drain(&mut up.recv).await.1, End::Fin);
+    soon("the drain is over with the last stream", drained).await;
+}
+
+#[tokio::test]
+async fn what_lives_at_the_drains_deadline_is_reset() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.drain.deadline = std::time::Duration::from_millis(200);
+    let relay = Relay::start(config).await.unwrap();
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
+    soon("the deadline", relay.drain()).await;
+    soon("the relay stops", relay.shutdown()).await;
+    for end in [drain(&mut up.recv).await.1, drain(&mut down.recv).await.1] {
+        assert!(matches!(end, End::Reset(_) | End::Lost), "{end:?}");
+    }
+}
+
+/// The program itself: started, drained by a signal, gone with exit code 0.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_the_program_with_exit_code_0_and_bad_input_with_2() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    let ready = deployment.dir.path().join("ready.json");
+    let relay = |rules: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
+        command.args(["relay", "--id", "r1", "--region", "acme", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.arg("--cert").arg(&config.tls.cert).arg("--key").arg(&config.tls.key).arg("--ca").arg(&config.tls.ca);
+        command.arg("--rules").arg(rules).arg("--ready-file").arg(&ready).stderr(std::process::Stdio::piped());
+        command
+    };
+    let systemd = UnixDatagram::bind(deployment.dir.path().join("notify")).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = HashSet::new();
+    let mut hear = |word: &str| {
+        let mut message = [0; 64];
+        while let Ok(len) = systemd.recv(&mut message) {
+            said.insert(String::from_utf8_lossy(&message[..len]).trim().to_owned());
+        }
+        said.contains(word).then_some(())
+    };
+    let mut running = relay(config.directory.rules.as_ref().unwrap())
+        .env("NOTIFY_SOCKET", deployment.dir.path().join("notify"))
+        .env("WATCHDOG_USEC", "100000")
+        .spawn()
+        .unwrap();
+    let written: serde_json::Value =
+        eventually("the ready file", || serde_json::from_str(&std::fs::read_to_string(&ready).ok()?).ok()).await;
+    assert_eq!(written["pid"], running.id());
+    let http: SocketAddr = written["http"].as_str().unwrap().parse().unwrap();
+    assert_eq!(get(http, "/readyz").await.0, 200);
+    eventually("systemd hears READY", || hear("READY=1")).await;
+    eventually("systemd hears the watchdog", || hear("WATCHDOG=1")).await;
+    let killed = Command::new("kill").arg("-TERM").arg(running.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let status = eventually("it has exited", || running.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+    eventually("systemd hears STOPPING", || hear("STOPPING=1")).await;
+
+    let bad = deployment.write("bad.toml", "[[rule]]\nid = 7\n[[allow]]\ntenant = \"A\"\n");
+    let output = relay(&bad).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("bad.toml:2") && said.contains("bad.toml:4"), "{said}");
+}
