@@ -29,6 +29,8 @@ use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
 use crate::supervise::report::{self, Report};
+use crate::supervise::sweeper;
+use crate::supervise::task::Owned;
 
 pub mod admin;
 pub mod backoff;
@@ -51,6 +53,9 @@ use vault::{AgentVault, Offer};
 
 /// How long the closed connection gets to tell the relay, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// An actor that is busy with one message for longer hangs, and is killed.
+const HANG_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +93,7 @@ pub struct Agent {
     vault: Arc<AgentVault>,
     root: Arc<Node>,
     ended: JoinHandle<()>,
+    sweeper: Option<Owned>,
 }
 
 impl fmt::Debug for Agent {
@@ -118,7 +124,10 @@ impl Agent {
         let args = tree::root(&vault);
         let root = Arc::clone(args.slot.node());
         match one_for_one::start_root(args).await {
-            Ok(ended) => Ok(Self { vault, root, ended }),
+            Ok(ended) => {
+                let sweeper = Some(sweeper::start(&root, HANG_DEADLINE));
+                Ok(Self { vault, root, ended, sweeper })
+            }
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the agent did not start");
                 Err(error.into())
@@ -191,6 +200,8 @@ impl Agent {
     /// Stops the tree, the last started first, each actor within its deadline; then closes the connection to the relay,
     /// which deregisters everything. Streams that still run are reset.
     pub async fn shutdown(mut self) {
+        // A supervisor that stops its children is busy for as long as they take.
+        self.sweeper = None;
         self.root.stop();
         if let Err(error) = (&mut self.ended).await {
             tracing::error!(%error, "the root ended badly");

@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::supervise::node::Node;
+
 /// Upper bounds of the open latency's buckets, in seconds: a local open takes well under a millisecond, the deadline
 /// of a whole open is 15 s by default.
 const OPEN_SECONDS: [f64; 14] =
@@ -167,11 +169,25 @@ impl Metrics {
         self.limits_hit.get_or_create(&LimitLabel { limit }).inc();
     }
 
+    /// Counts the restarts of the actor at `node`.
+    pub fn count_restarts(&self, node: &Node) {
+        count_restarts(&self.actor_restarts, node);
+    }
+
     /// The counter of one limit, for what outlives a look at the whole.
     #[must_use]
     pub fn limit(&self, limit: &'static str) -> Counter {
         self.limits_hit.get_or_create_owned(&LimitLabel { limit })
     }
+}
+
+/// Counts the restarts of the actor at `node` by its kind.
+pub fn count_restarts(restarts: &Family<ActorLabel, Counter>, node: &Node) {
+    let restarts = restarts.clone();
+    let label = ActorLabel { actor: node.kind() };
+    node.on_restart(move || {
+        restarts.get_or_create(&label).inc();
+    });
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
 use crate::supervise::one_for_one;
 use crate::supervise::report::{self, Report};
+use crate::supervise::sweeper;
+use crate::supervise::task::Owned;
 use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
@@ -76,6 +78,7 @@ pub struct Relay {
     vault: Arc<Vault>,
     root: Arc<Node>,
     ended: JoinHandle<()>,
+    sweeper: Option<Owned>,
 }
 
 impl fmt::Debug for Relay {
@@ -102,7 +105,7 @@ impl Relay {
             policy: PolicyStore::default(),
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone()),
             streams: StreamIndex::default(),
-            connections: Connections::new(metrics.limit("control_queue")),
+            connections: Connections::new(&metrics),
             arrivals: Arrivals::new(config.limits.half_open_handshakes),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),
@@ -114,7 +117,10 @@ impl Relay {
         let args = tree::root(&vault);
         let root = Arc::clone(args.slot.node());
         match one_for_one::start_root(args).await {
-            Ok(ended) => Ok(Self { vault, root, ended }),
+            Ok(ended) => {
+                let sweeper = sweeper::start(&root, vault.config.limits.handler);
+                Ok(Self { vault, root, ended, sweeper: Some(sweeper) })
+            }
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the relay did not start");
                 Err(error.into())
@@ -192,6 +198,8 @@ impl Relay {
     /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
     /// still run are reset.
     pub async fn shutdown(mut self) {
+        // A supervisor that stops its children is busy for as long as they take.
+        self.sweeper = None;
         self.root.stop();
         if let Err(error) = (&mut self.ended).await {
             tracing::error!(%error, "the root ended badly");

@@ -19,6 +19,7 @@
 //! | [`slot`] | the address of an actor across restarts |
 //! | [`watched`] | the wrapper that counts mailbox and busy time and takes injected faults |
 //! | [`fault`] | kill, panic, hang |
+//! | [`sweeper`] | ends actors that hang |
 //! | [`task`] | a task owned by an actor |
 
 pub mod children;
@@ -31,6 +32,7 @@ pub mod one_for_one;
 pub mod report;
 pub mod slot;
 pub mod spec;
+pub mod sweeper;
 pub mod task;
 pub mod watched;
 

@@ -125,6 +125,9 @@ pub struct Limits {
     /// From the first frame of an open to its outcome, all providers together.
     #[serde(with = "humantime_serde")]
     pub open: Duration,
+    /// For one message in an actor's handler: an actor that is busy for longer hangs, and is killed and started again.
+    #[serde(with = "humantime_serde")]
+    pub handler: Duration,
     /// For one call to the registry.
     #[serde(with = "humantime_serde")]
     pub registry_call: Duration,
@@ -174,6 +177,7 @@ impl Default for Limits {
             first_frame: Duration::from_secs(10),
             provider_answer: Duration::from_secs(10),
             open: Duration::from_secs(15),
+            handler: Duration::from_secs(10),
             registry_call: Duration::from_secs(2),
             half_open_handshakes: 512,
             connections: 20_000,
@@ -256,11 +260,19 @@ impl Limits {
             ("limits.first_frame", self.first_frame),
             ("limits.provider_answer", self.provider_answer),
             ("limits.open", self.open),
+            ("limits.handler", self.handler),
             ("limits.registry_call", self.registry_call),
         ];
         let mut found = zero_durations(&durations);
         let endless = durations.iter().filter(|(_, duration)| *duration > Duration::from_secs(SECONDS_MAX));
         found.extend(endless.map(|(key, _)| Invalid::at(*key, "longer than an hour bounds nothing")));
+        if self.registry_call >= self.handler {
+            found.push(Invalid::between(
+                "limits.registry_call",
+                "limits.handler",
+                "an actor that waits for the registry would be taken for one that hangs: `limits.registry_call` must be shorter than `limits.handler`",
+            ));
+        }
         if self.provider_answer > self.open {
             found.push(Invalid::between(
                 "limits.provider_answer",

@@ -56,20 +56,18 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
     let splices = SplicesHandle::default();
     let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone());
     let root = Slot::new("relay", vault.relay.id().as_str());
-    OneForOneArgs {
-        children: vec![
-            audit(vault),
-            policy(vault),
-            credentials(vault),
-            registry_spec(vault, &registry),
-            splices_spec(&splices),
-            ingress(vault, connections),
-            admin(vault, &root),
-            http(vault, &root),
-        ],
-        slot: root,
-        limits: Limits::default(),
-    }
+    let children = vec![
+        audit(vault),
+        policy(vault),
+        credentials(vault),
+        registry_spec(vault, &registry),
+        splices_spec(&splices),
+        ingress(vault, connections),
+        admin(vault, &root),
+        http(vault, &root),
+    ];
+    children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
+    OneForOneArgs { slot: root, children, limits: Limits::default() }
 }
 
 fn audit(vault: &Arc<Vault>) -> ChildSpec {
@@ -116,6 +114,7 @@ fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle) -> ChildSpec {
         let connections_spec =
             ChildSpec::new(connections.supervisor().slot(), Restart::Permanent, DYNAMIC, move || supervised.make());
         let children = vec![connections_spec, quic_listener(&vault, &listener, &connections)];
+        children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
         (OneForOne, OneForOneArgs { slot: own.clone(), children, limits: Limits::default() })
     })
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ractor::ActorCell;
@@ -20,6 +20,8 @@ static NEXT_ADOPTION: AtomicU64 = AtomicU64::new(1);
 
 /// What an actor says of itself, computed on demand from shared state: it must not wait for the actor.
 type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// Told of each restart; must be quick.
+type OnRestart = Box<dyn Fn() + Send + Sync>;
 /// How a supervisor is asked to stop its children first; a leaf has none and gets ractor's stop.
 type StopRequest = Box<dyn Fn() + Send + Sync>;
 
@@ -62,6 +64,7 @@ pub struct Node {
     children: Mutex<BTreeMap<u64, Arc<Node>>>,
     cell: watch::Sender<Option<ActorCell>>,
     life: Mutex<Life>,
+    on_restart: OnceLock<OnRestart>,
     detail: Mutex<Option<Detail>>,
     stop_request: Mutex<Option<StopRequest>>,
 }
@@ -91,6 +94,7 @@ impl Node {
                 adoption: 0,
                 orphaned: false,
             }),
+            on_restart: OnceLock::new(),
             detail: Mutex::new(None),
             stop_request: Mutex::new(None),
         })
@@ -186,6 +190,11 @@ impl Node {
         lock(&self.detail).as_ref().map_or(serde_json::Value::Null, |detail| detail())
     }
 
+    /// Has `told` called at each restart. The first one set stays.
+    pub fn on_restart(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.on_restart.get_or_init(|| Box::new(told));
+    }
+
     /// Sets how a supervisor is asked to stop: it must end its children first, in order. Forgotten when the actor ends,
     /// so `request` may own the actor's address.
     pub fn stop_by(&self, request: impl Fn() + Send + Sync + 'static) {
@@ -253,11 +262,14 @@ impl Node {
 
     pub(super) fn running(&self) {
         let mut life = lock(&self.life);
-        if life.started_at.is_some() {
-            life.restarts += 1;
-        }
+        let again = life.started_at.is_some();
+        life.restarts += u64::from(again);
         life.started_at = Some(SystemTime::now());
         life.status = Status::Running;
+        drop(life);
+        if again && let Some(told) = self.on_restart.get() {
+            told();
+        }
     }
 
     /// The actor ended. Whatever was below it was killed with it, and nobody is left to say so of those.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::{Capabilities, Generation, ServiceName};
 use crate::core::reject::ResetCode;
+use crate::metrics::{ActorLabel, Metrics, count_restarts};
 use crate::net::framed::ControlReader;
 use crate::net::stream_limit::StreamLimit;
 use crate::supervise::node::Node;
@@ -161,17 +163,19 @@ impl AgentConnection {
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
+    restarts: Family<ActorLabel, Counter>,
     established: Mutex<BTreeMap<Generation, Arc<AgentConnection>>>,
     last_generation: AtomicU64,
     last_registration: AtomicU64,
 }
 
 impl Connections {
-    /// None yet. Agents that are cut off because they do not read are counted in `control_queue_full`.
+    /// None yet; what happens to them is counted in `metrics`.
     #[must_use]
-    pub fn new(control_queue_full: Counter) -> Self {
+    pub fn new(metrics: &Metrics) -> Self {
         Self {
-            control_queue_full,
+            control_queue_full: metrics.limit("control_queue"),
+            restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
             last_generation: AtomicU64::new(0),
             last_registration: AtomicU64::new(0),
@@ -201,6 +205,9 @@ impl Connections {
             accepted: watch::Sender::new(None),
             services: Mutex::default(),
         });
+        for node in [&connection.node, &connection.control_node] {
+            count_restarts(&self.restarts, node);
+        }
         self.lock().insert(generation, Arc::clone(&connection));
         connection
     }

@@ -10,6 +10,7 @@ use outrelay::core::reject::ResetCode;
 use outrelay::net::framed::write_frame;
 use outrelay::net::stream::{BiStream, End, Read, WriteEnd};
 use outrelay::relay::Relay;
+use outrelay::relay::tree::KINDS;
 use outrelay::supervise::fault::Fault;
 use outrelay::supervise::report::Report;
 use tokio::task::JoinHandle;
@@ -287,6 +288,42 @@ async fn a_killed_handshake_resets_that_open_for_another_try() {
         world.opens(5).await;
         world.neighbour_noticed_nothing().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_hangs_is_killed_and_started_again() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.limits.handler = Duration::from_millis(300);
+    config.limits.registry_call = Duration::from_millis(200);
+    let relay = Relay::start(config).await.unwrap();
+    let mut provider = deployment.peer(&relay, 1, KNOWS_CODES).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, KNOWS_CODES).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"x").await.unwrap();
+    assert_eq!(take(&mut down.recv, 1).await, b"x");
+    let lives =
+        ["audit", "policy", "credentials", "registry", "ingress", "connections", "quic_listener", "admin", "http"];
+    let agents = ["connection", "control"].map(|kind| format!("{kind}:{}", agent(1)));
+    for selector in lives.into_iter().chain(agents.iter().map(String::as_str)) {
+        let kind = selector.split(':').next().unwrap();
+        let restarts = || {
+            let label = outrelay::metrics::ActorLabel { actor: KINDS.iter().find(|(k, _)| *k == kind).unwrap().0 };
+            relay.vault().metrics.actor_restarts.get_or_create(&label).get()
+        };
+        let before = restarts();
+        relay.inject(selector, Fault::Hang).await.unwrap();
+        eventually("it is killed and started again", || (restarts() > before).then_some(())).await;
+        up.send.write_all(b"y").await.unwrap();
+        assert_eq!(take(&mut down.recv, 1).await, b"y", "{selector}: a live stream goes on");
+    }
+    provider.say(&Frame::Ping).await;
+    while provider.hear().await != Frame::Pong {}
+    let splice = relay.tree().walk().find(|actor| actor.kind == "splice").unwrap().id;
+    relay.inject(&splice.to_string(), Fault::Hang).await.unwrap();
+    assert_eq!(drain(&mut up.recv).await.1, End::Reset(ResetCode::RESUMABLE), "a splice that hangs is cut");
+    relay.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
