@@ -222,6 +222,8 @@ impl Actor for Worker {
         let incarnation = subject.started.fetch_add(1, Ordering::SeqCst) + 1;
         let at_start = subject.at_start.lock().unwrap().take();
         if let Some(run) = at_start {
+            // As in `Block`: whom the supervisor woke before must not wait behind this.
+            tokio::task::yield_now().await;
             run();
         }
         match subject.next_start() {
