@@ -6,6 +6,7 @@ pub(crate) mod harness;
 pub mod local_tcp;
 pub mod pump;
 pub mod quic;
+pub mod receive_window;
 pub mod stream;
 pub mod stream_limit;
 pub mod tls;

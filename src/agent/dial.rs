@@ -16,6 +16,7 @@ use crate::core::identity::{Identity, RelayUri};
 use crate::core::ids::{Capabilities, Capability};
 use crate::core::reject::ResetCode;
 use crate::net::framed::{ControlReader, write_frame};
+use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamLimit;
 use crate::net::tls::peer_identity;
@@ -146,6 +147,7 @@ async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Con
         features: Capabilities::from_names(&ack.accepted_features).intersection(named),
         reader: Arc::new(tokio::sync::Mutex::new(reader)),
         writer: ControlWriter::new(stream.send, CONTROL_QUEUE),
+        window: ReceiveWindow::new(quic.clone(), &vault.config.quic),
         streams: StreamLimit::new(quic.clone(), vault.config.quic.streams_initial, cap),
         quic: quic.clone(),
         since: now,

@@ -308,7 +308,8 @@ async fn accept(args: LinkArgs, session: Arc<Session>) -> quinn::ConnectionError
             Ok(stream) => stream,
             Err(end) => return end,
         };
-        let mut stream = BiStream::from_quic(&session.quic, send, recv, code(ResetCode::RETRY));
+        let stream = BiStream::from_quic(&session.quic, send, recv, code(ResetCode::RETRY));
+        let mut stream = stream.within(&session.window);
         match (args.vault.place(), session.streams.take()) {
             (Some(place), Some(stream_use)) => args.streams.provide(&args.vault, &session, stream, stream_use, place),
             _ => stream.set_drop_code(code(ResetCode::LIMIT)),

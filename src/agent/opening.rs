@@ -136,7 +136,8 @@ async fn attempt(
         Ok(Err(_)) => return Ok(Attempt::Again("the session ended")),
         Err(_elapsed) => return Err(Refused::TimedOut(vault.config.timeouts.open)),
     };
-    let mut stream = BiStream::from_quic(&session.quic, send, recv, ResetCode::UNSPECIFIED);
+    let stream = BiStream::from_quic(&session.quic, send, recv, ResetCode::UNSPECIFIED);
+    let mut stream = stream.within(&session.window);
     let open = Frame::OpenStream(orp::OpenStream {
         target_service: consume.name.clone(),
         method: consume.method.clone(),

@@ -49,7 +49,7 @@ pub fn root(vault: &Arc<AgentVault>) -> OneForOneArgs {
             admin(vault, &root),
         ],
         slot: root,
-        limits: Limits::default(),
+        limits: Limits { window: Duration::from_secs(60), ..Limits::DEFAULT },
     }
 }
 

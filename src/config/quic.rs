@@ -21,6 +21,9 @@ pub struct QuicConfig {
     /// What a peer may send on all streams of a connection before it was read.
     #[serde(rename = "connection_window_bytes")]
     pub connection_window: u64,
+    /// What `connection_window_bytes` may grow to while streams are stalled because nobody reads what they carry.
+    #[serde(rename = "connection_window_max_bytes")]
+    pub connection_window_max: u64,
     /// What is kept for one connection until its peer has acknowledged it.
     #[serde(rename = "send_window_bytes")]
     pub send_window: u64,
@@ -48,6 +51,7 @@ impl Default for QuicConfig {
         Self {
             stream_window: 1024 * 1024,
             connection_window: 4 * 1024 * 1024,
+            connection_window_max: 64 * 1024 * 1024,
             send_window: 4 * 1024 * 1024,
             streams_initial: 100,
             idle_timeout: Duration::from_secs(10),
@@ -73,6 +77,15 @@ impl QuicConfig {
             if !(16 * 1024..=VARINT_MAX).contains(&bytes) {
                 problems.push((key, format!("must be 16384 to {VARINT_MAX} bytes, is {bytes}")));
             }
+        }
+        if self.connection_window > self.connection_window_max {
+            problems.push((
+                "connection_window_max_bytes",
+                format!(
+                    "must not be below connection_window_bytes ({}), is {}",
+                    self.connection_window, self.connection_window_max
+                ),
+            ));
         }
         if self.stream_window > self.connection_window {
             problems.push((

@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::core::reject::ResetCode;
+use crate::net::receive_window::Stall;
 use crate::net::stream::{End, Read, RecvHalf, SendHalf, WriteEnd};
 
 /// Bytes moved at once: large enough that quinn's send buffer keeps few segments.
@@ -35,6 +36,10 @@ pub trait Source: Send {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read>;
     /// As [`RecvHalf::reset_received`].
     fn reset_received(&mut self) -> impl Future<Output = End> + Send;
+    /// As [`RecvHalf::stall`].
+    fn stall(&self) -> Option<Stall> {
+        None
+    }
     /// As [`RecvHalf::stop`].
     fn stop(self, code: ResetCode);
 }
@@ -57,6 +62,9 @@ impl Source for RecvHalf {
     }
     fn reset_received(&mut self) -> impl Future<Output = End> + Send {
         Self::reset_received(self)
+    }
+    fn stall(&self) -> Option<Stall> {
+        Self::stall(self)
     }
     fn stop(self, code: ResetCode) {
         Self::stop(self, code);
@@ -101,6 +109,8 @@ pub struct PumpCodes<M> {
     pub map: M,
     /// What one side is told when the connection of the other is gone.
     pub lost: ResetCode,
+    /// What both are told when the stream holds what others need.
+    pub limit: ResetCode,
 }
 
 /// How a direction ended. What was seen is told; the other side has been told what follows from it.
@@ -116,6 +126,8 @@ pub enum PumpEnd {
     SourceLost,
     /// The sink's connection is gone; the source was stopped.
     SinkLost,
+    /// The sink was not read for longest of all, and both were cut.
+    Stalled,
 }
 
 impl fmt::Display for PumpEnd {
@@ -126,6 +138,7 @@ impl fmt::Display for PumpEnd {
             Self::SinkStopped(code) => write!(f, "stopped by the reader with {code}"),
             Self::SourceLost => f.write_str("the sender's connection was lost"),
             Self::SinkLost => f.write_str("the reader's connection was lost"),
+            Self::Stalled => f.write_str("cut: the reader stalled for too long"),
         }
     }
 }
@@ -134,6 +147,8 @@ impl fmt::Display for PumpEnd {
 enum Halt {
     Source(End),
     Sink(WriteEnd),
+    /// Nobody reads the sink, and the source's connection needs what the stream holds.
+    Stalled,
 }
 
 /// Copies `source` to `sink` until one of them ends. Not cancel-safe: dropping it cuts both.
@@ -181,6 +196,11 @@ where
             sink.reset(code);
             PumpEnd::SinkStopped(code)
         }
+        Halt::Stalled => {
+            source.stop(codes.limit);
+            sink.reset(codes.limit);
+            PumpEnd::Stalled
+        }
         // Closed cannot be: nothing else ends the pump's own sink.
         Halt::Sink(WriteEnd::Lost | WriteEnd::Closed) => {
             source.stop(codes.lost);
@@ -206,13 +226,17 @@ fn poll_chunk(
 
 async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: &[u8]) -> Result<(), Halt> {
     let mut write = pin!(sink.write_all(bytes));
-    let mut reset = pin!(async {
+    let mut cut_short = pin!(async {
         tokio::time::sleep(PATIENCE).await;
-        source.reset_received().await
+        let Some(stall) = source.stall() else { return Halt::Source(source.reset_received().await) };
+        tokio::select! {
+            end = source.reset_received() => Halt::Source(end),
+            () = stall.cut() => Halt::Stalled,
+        }
     });
     poll_fn(|cx| match write.as_mut().poll(cx) {
         Poll::Ready(written) => Poll::Ready(written.map_err(Halt::Sink)),
-        Poll::Pending => reset.as_mut().poll(cx).map(|end| Err(Halt::Source(end))),
+        Poll::Pending => cut_short.as_mut().poll(cx).map(Err),
     })
     .await
 }

@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes};
 use quinn::VarInt;
 
 use crate::core::reject::ResetCode;
+use crate::net::receive_window::{ReceiveWindow, Stall};
 
 /// How soon [`RecvHalf::reset_received`] looks again for the first time while unread data hides the stream's end.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -77,11 +78,19 @@ impl BiStream {
         Self {
             send: SendHalf { carrier: SendCarrier::Quic(send), drop_code, state: SendState::Open },
             recv: RecvHalf {
+                window: None,
                 carrier: RecvCarrier::Quic { stream: recv, connection: connection.clone() },
                 drop_code,
                 state: RecvState::Open,
             },
         }
+    }
+
+    /// Counts the received half's stalls against `window`.
+    #[must_use]
+    pub fn within(mut self, window: &ReceiveWindow) -> Self {
+        self.recv.window = Some(window.clone());
+        self
     }
 
     /// Changes what both halves say when they are dropped without an end.
@@ -202,6 +211,7 @@ enum RecvState {
 /// The half the peer writes.
 #[derive(Debug)]
 pub struct RecvHalf {
+    window: Option<ReceiveWindow>,
     carrier: RecvCarrier,
     drop_code: ResetCode,
     state: RecvState,
@@ -237,6 +247,12 @@ impl RecvHalf {
     /// Reads into `buf`, which must not be empty. Cancel-safe.
     pub async fn read(&mut self, buf: &mut [u8]) -> Read {
         poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Nothing is read until the result is dropped; `None` where nobody counts.
+    #[must_use]
+    pub fn stall(&self) -> Option<Stall> {
+        self.window.as_ref().map(ReceiveWindow::stall)
     }
 
     /// Tells the peer that the rest is not wanted.

@@ -24,7 +24,10 @@ pub fn start(root: &Arc<Node>, deadline: Duration) -> Owned {
 
 /// The deepest first: a supervisor that waits for a child that hangs does not hang itself. Whether anything was killed.
 fn sweep(node: &Arc<Node>, deadline: Duration) -> bool {
-    let below = node.children().iter().fold(false, |killed, child| sweep(child, deadline) || killed);
+    let mut below = false;
+    for child in node.children() {
+        below |= sweep(&child, deadline);
+    }
     let busy = node.busy();
     if below || busy <= deadline {
         return below;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Vault;
 use super::connections::AgentConnection;
 use crate::core::identity::{AgentUri, Identity};
+use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
 use crate::net::tls::peer_identity;
 
@@ -131,7 +132,8 @@ async fn arrive(
                 vault.config.quic.streams_initial,
                 u32::try_from(limits.streams_per_agent).unwrap_or(u32::MAX),
             );
-            let connection = vault.connections.add(agent, quic, streams, Instant::now() + limits.hello);
+            let window = ReceiveWindow::new(quic.clone(), &vault.config.quic);
+            let connection = vault.connections.add(agent, quic, streams, window, Instant::now() + limits.hello);
             drop(permit);
             vault.metrics.handshake("established");
             vault.metrics.connections_opened.inc();

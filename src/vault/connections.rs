@@ -22,6 +22,7 @@ use crate::core::ids::{Capabilities, Generation, ServiceName};
 use crate::core::reject::ResetCode;
 use crate::metrics::{ActorLabel, Metrics, count_restarts};
 use crate::net::framed::ControlReader;
+use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
 use crate::supervise::node::Node;
 
@@ -54,6 +55,8 @@ pub struct AgentConnection {
     pub quic: quinn::Connection,
     /// How many streams it may have, in either role; grown at run time.
     pub streams: StreamLimit,
+    /// What stalled streams may hold of what it may send.
+    pub window: ReceiveWindow,
     /// The connection actor's node in the tree.
     pub node: Arc<Node>,
     /// The control actor's node below it.
@@ -236,6 +239,7 @@ impl Connections {
         agent: AgentUri,
         quic: quinn::Connection,
         streams: StreamLimit,
+        window: ReceiveWindow,
         hello_deadline: Instant,
     ) -> Arc<AgentConnection> {
         let generation = Generation(self.last_generation.fetch_add(1, Ordering::Relaxed) + 1);
@@ -246,6 +250,7 @@ impl Connections {
             agent,
             quic,
             streams,
+            window,
             since: SystemTime::now(),
             hello_deadline,
             control_queue_full: self.control_queue_full.clone(),

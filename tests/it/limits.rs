@@ -90,3 +90,51 @@ async fn an_agent_that_does_not_read_its_control_stream_is_cut_off_and_its_neigh
     assert_eq!(hits(&relay, "control_queue"), 1);
     assert!(neighbour.quic.close_reason().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_nobody_reads_do_not_starve_their_neighbours_and_the_longest_stalled_is_cut() {
+    const MIB: u64 = 1 << 20;
+    const STALLED: u64 = 12;
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    // Room for ten stalled streams beside what flows.
+    config.quic.stream_window = MIB / 4;
+    config.quic.connection_window = MIB;
+    config.quic.connection_window_max = MIB + 10 * MIB / 4;
+    let relay = Relay::start(config).await.unwrap();
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    // The neighbour's other end is another connection: what the consumer does not read must not be in its way there.
+    let neighbour = deployment.peer(&relay, 3, &["resume-code"]).await;
+    let (mut live, mut live_end) = pair(&neighbour, &provider, 1_000).await;
+
+    let mut stalled = Vec::new();
+    for id in 1..=STALLED {
+        // The provider sends for as long as something is taken; the consumer reads nothing.
+        let (unread, down) = pair(&consumer, &provider, id).await;
+        let outrelay::net::stream::BiStream { mut send, recv } = down;
+        let sender = tokio::spawn(async move {
+            let _keep = recv;
+            loop {
+                if let Err(end) = send.write_all(&[0; 64 << 10]).await {
+                    return end;
+                }
+            }
+        });
+        stalled.push((unread, sender));
+        eventually("it stalls, or the first was cut for it", || {
+            let provider = &relay.vault().connections.all()[0];
+            (provider.window.stalled() as u64 >= id.min(10)).then_some(())
+        })
+        .await;
+        live_end.send.write_all(b"alive").await.unwrap();
+        assert_eq!(take(&mut live.recv, 5).await, b"alive", "with {id} streams stalled");
+    }
+    let (mut unread, sender) = stalled.remove(0);
+    assert_eq!(drain(&mut unread.recv).await.1, End::Reset(ResetCode::LIMIT), "the longest stalled");
+    let stopped = crate::harness::soon("its sender is told", sender).await.unwrap();
+    assert_eq!(stopped, outrelay::net::stream::WriteEnd::Stopped(ResetCode::LIMIT));
+    provider.say(&outrelay::core::frame::Frame::Ping).await;
+    while provider.hear().await != outrelay::core::frame::Frame::Pong {}
+}

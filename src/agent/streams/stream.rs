@@ -302,7 +302,11 @@ fn lane(
 ) -> impl Future<Output = LaneEnd> + Send + 'static {
     let count = Arc::clone(count);
     // A local socket has no codes of its own: its reset is an application's. `lost` only ever goes to a local socket.
-    let codes = PumpCodes { map: move |code: ResetCode| code.for_peer(codes), lost: ResetCode::UNSPECIFIED };
+    let codes = PumpCodes {
+        map: move |code: ResetCode| code.for_peer(codes),
+        lost: ResetCode::UNSPECIFIED,
+        limit: ResetCode::LIMIT.for_peer(codes),
+    };
     async move { LaneEnd::Pumped(pump::pump(source, sink, &count, codes).await) }
 }
 

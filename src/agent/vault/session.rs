@@ -15,6 +15,7 @@ use crate::core::identity::RelayUri;
 use crate::core::ids::{Capabilities, Capability};
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::net::framed::ControlReader;
+use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream;
 use crate::net::stream_limit::StreamLimit;
 use crate::vault::control_writer::{ControlSendError, ControlWriter};
@@ -43,6 +44,8 @@ pub struct Session {
     pub writer: ControlWriter,
     /// How many streams the relay may open.
     pub streams: StreamLimit,
+    /// What stalled streams may hold of what the relay may send.
+    pub window: ReceiveWindow,
     /// When HELLO_ACK came.
     pub since: Instant,
     /// What is registered.

@@ -189,7 +189,8 @@ struct Tunnel {
 }
 
 fn spawn_pumps(pumps: &mut JoinSet<(&'static str, PumpEnd)>, names: [&'static str; 2], tcp: TcpStream, quic: BiStream) {
-    const CODES: PumpCodes<fn(ResetCode) -> ResetCode> = PumpCodes { map: |code| code, lost: ResetCode::RESUMABLE };
+    const CODES: PumpCodes<fn(ResetCode) -> ResetCode> =
+        PumpCodes { map: |code| code, lost: ResetCode::RESUMABLE, limit: ResetCode::LIMIT };
     let (source, sink) = split(tcp);
     let BiStream { send, recv } = quic;
     let [up, down] = names;

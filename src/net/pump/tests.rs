@@ -8,7 +8,7 @@ const CODE: ResetCode = ResetCode(0x1F4);
 const LOST: ResetCode = ResetCode::RESUMABLE;
 
 fn codes() -> PumpCodes<impl Fn(ResetCode) -> ResetCode> {
-    PumpCodes { map: |code: ResetCode| ResetCode(code.0 + 1), lost: LOST }
+    PumpCodes { map: |code: ResetCode| ResetCode(code.0 + 1), lost: LOST, limit: ResetCode::LIMIT }
 }
 
 /// source (client) → [relay] → sink (client of the other connection), each over its own connection.

@@ -181,8 +181,11 @@ impl Lane {
         let count = Arc::new(PumpCount::default());
         let counted = Arc::clone(&count);
         let pump = async move {
-            let codes =
-                PumpCodes { map: |code: ResetCode| code.passed_on(codes), lost: ResetCode::RESUMABLE.for_peer(codes) };
+            let codes = PumpCodes {
+                map: |code: ResetCode| code.passed_on(codes),
+                lost: ResetCode::RESUMABLE.for_peer(codes),
+                limit: ResetCode::LIMIT.for_peer(codes),
+            };
             pump::pump(source, sink, &counted, codes).await
         };
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));

@@ -248,7 +248,8 @@ async fn accept(
             Err(end) => return end,
         };
         let number = send.id().index();
-        let mut stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::RETRY.for_peer(codes));
+        let stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::RETRY.for_peer(codes));
+        let mut stream = stream.within(&connection.window);
         match connection.streams.take() {
             Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
             None => {

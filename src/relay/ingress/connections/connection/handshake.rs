@@ -517,7 +517,7 @@ async fn ask_provider(
         Err(error) => return unavailable(format!("no stream: {error}")),
     };
     let code = ResetCode::RETRY.for_peer(codes);
-    let mut stream = BiStream::from_quic(&provider.quic, send, recv, code);
+    let mut stream = BiStream::from_quic(&provider.quic, send, recv, code).within(&provider.window);
     if let Err(end) = write_frame(&mut stream.send, &Frame::IncomingStream(incoming)).await {
         return unavailable(format!("it did not take INCOMING_STREAM: {end}"));
     }

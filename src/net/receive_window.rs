@@ -1,0 +1,110 @@
+//! Keeps streams that nobody reads from using up what their connection may receive (architecture: flow and memory).
+//!
+//! QUIC gives credit for a connection back only when data is read. A pump that cannot write does not read, so a few such
+//! streams would hold the whole connection window, and every other stream of the connection, its control stream included,
+//! would stand still. So the window grows by one stream's window for each stream that is stalled, up to a maximum; beyond
+//! that the stream that has been stalled for longest is cut.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quinn::VarInt;
+use tokio::sync::Notify;
+
+use crate::config::quic::QuicConfig;
+
+/// See the module's documentation. One for each connection; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ReceiveWindow(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    quic: quinn::Connection,
+    /// What is left for streams that flow, in bytes.
+    base: u64,
+    /// What one stalled stream may hold, in bytes.
+    per_stream: u64,
+    /// The window never grows beyond this, in bytes.
+    max: u64,
+    stalled: Mutex<Stalled>,
+}
+
+#[derive(Debug, Default)]
+struct Stalled {
+    next: u64,
+    /// By the order in which they stalled.
+    streams: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl ReceiveWindow {
+    /// For a connection whose transport has the settings of `config`.
+    #[must_use]
+    pub fn new(quic: quinn::Connection, config: &QuicConfig) -> Self {
+        Self(Arc::new(Inner {
+            quic,
+            base: config.connection_window,
+            per_stream: config.stream_window,
+            max: config.connection_window_max,
+            stalled: Mutex::default(),
+        }))
+    }
+
+    /// One of the connection's streams is not read any more, until the result is dropped.
+    pub fn stall(&self) -> Stall {
+        let mut stalled = self.0.lock();
+        let id = stalled.next;
+        stalled.next += 1;
+        let cut = Arc::new(Notify::new());
+        stalled.streams.insert(id, Arc::clone(&cut));
+        self.0.adjust(&stalled);
+        Stall { window: Arc::clone(&self.0), id, cut }
+    }
+
+    /// How many streams are stalled.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.0.lock().streams.len()
+    }
+}
+
+impl Inner {
+    fn adjust(&self, stalled: &Stalled) {
+        let held = self.per_stream.saturating_mul(stalled.streams.len() as u64);
+        let wanted = self.base.saturating_add(held);
+        let window = VarInt::from_u64(wanted.min(self.max)).unwrap_or(VarInt::MAX);
+        self.quic.set_receive_window(window);
+        if wanted > self.max
+            && let Some(longest) = stalled.streams.values().next()
+        {
+            longest.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stalled> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that is stalled.
+#[derive(Debug)]
+#[must_use = "the stream counts as stalled until this is dropped"]
+pub struct Stall {
+    window: Arc<Inner>,
+    id: u64,
+    cut: Arc<Notify>,
+}
+
+impl Stall {
+    /// Resolves when the stream must be cut: it has been stalled for longest, and the others need what it holds.
+    pub async fn cut(&self) {
+        self.cut.notified().await;
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let mut stalled = self.window.lock();
+        stalled.streams.remove(&self.id);
+        self.window.adjust(&stalled);
+    }
+}
