@@ -101,7 +101,8 @@ pub struct Children {
     limits: Limits,
     since: Instant,
     /// By adoption, so in the order of starting.
-    children: BTreeMap<u64, Child>,
+    // Boxed: a node of the map has room for eleven, and most supervisors, one per agent connection, have one.
+    children: BTreeMap<u64, Box<Child>>,
     by_actor: HashMap<ActorId, u64>,
     wake: Box<dyn Fn(Duration, u64) -> Owned + Send + Sync>,
     stopping: bool,
@@ -179,7 +180,8 @@ impl Children {
                 let id = spec.node.adoption();
                 self.by_actor.insert(cell.get_id(), id);
                 let intensity = Intensity::new(self.limits);
-                self.children.insert(id, Child { spec, cell: Some(cell), intensity, backoff: None });
+                let child = Child { spec, cell: Some(cell), intensity, backoff: None };
+                self.children.insert(id, Box::new(child));
                 Ok(())
             }
             Err(exit) => {
