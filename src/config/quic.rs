@@ -24,6 +24,10 @@ pub struct QuicConfig {
     /// What `connection_window_bytes` may grow to while streams are stalled because nobody reads what they carry.
     #[serde(rename = "connection_window_max_bytes")]
     pub connection_window_max: u64,
+    /// A stream that was not read for this long may be reset when the streams of its connection need more than
+    /// `connection_window_max_bytes`.
+    #[serde(with = "humantime_serde")]
+    pub stall_deadline: Duration,
     /// What is kept for one connection until its peer has acknowledged it.
     #[serde(rename = "send_window_bytes")]
     pub send_window: u64,
@@ -52,6 +56,7 @@ impl Default for QuicConfig {
             stream_window: 1024 * 1024,
             connection_window: 4 * 1024 * 1024,
             connection_window_max: 64 * 1024 * 1024,
+            stall_deadline: Duration::from_secs(10),
             send_window: 4 * 1024 * 1024,
             streams_initial: 100,
             idle_timeout: Duration::from_secs(10),

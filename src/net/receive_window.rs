@@ -2,14 +2,14 @@
 //!
 //! QUIC gives credit for a connection back only when data is read. A pump that cannot write does not read, so a few such
 //! streams would hold the whole connection window, and every other stream of the connection, its control stream included,
-//! would stand still. So the window grows by one stream's window for each stream that is stalled, up to a maximum; beyond
-//! that the stream that has been stalled for longest is cut.
+//! would stand still. So the window grows by one stream's window for each stream that is stalled, up to a maximum. Beyond
+//! that the stream that has been stalled for longest is cut, once that is long enough to be no mere backpressure.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quinn::VarInt;
-use tokio::sync::Notify;
 
 use crate::config::quic::QuicConfig;
 
@@ -26,6 +26,8 @@ struct Inner {
     per_stream: u64,
     /// The window never grows beyond this, in bytes.
     max: u64,
+    /// No stream is cut before it has been stalled for this long.
+    patience: Duration,
     stalled: Mutex<Stalled>,
 }
 
@@ -33,7 +35,7 @@ struct Inner {
 struct Stalled {
     next: u64,
     /// By the order in which they stalled.
-    streams: BTreeMap<u64, Arc<Notify>>,
+    streams: BTreeSet<u64>,
 }
 
 impl ReceiveWindow {
@@ -45,6 +47,7 @@ impl ReceiveWindow {
             base: config.connection_window,
             per_stream: config.stream_window,
             max: config.connection_window_max,
+            patience: config.stall_deadline,
             stalled: Mutex::default(),
         }))
     }
@@ -54,10 +57,9 @@ impl ReceiveWindow {
         let mut stalled = self.0.lock();
         let id = stalled.next;
         stalled.next += 1;
-        let cut = Arc::new(Notify::new());
-        stalled.streams.insert(id, Arc::clone(&cut));
+        stalled.streams.insert(id);
         self.0.adjust(&stalled);
-        Stall { window: Arc::clone(&self.0), id, cut }
+        Stall { window: Arc::clone(&self.0), id }
     }
 
     /// How many streams are stalled.
@@ -68,16 +70,19 @@ impl ReceiveWindow {
 }
 
 impl Inner {
+    /// What all need together: more than the maximum when there are too many.
+    fn wanted(&self, stalled: &Stalled) -> u64 {
+        self.base.saturating_add(self.per_stream.saturating_mul(stalled.streams.len() as u64))
+    }
+
     fn adjust(&self, stalled: &Stalled) {
-        let held = self.per_stream.saturating_mul(stalled.streams.len() as u64);
-        let wanted = self.base.saturating_add(held);
-        let window = VarInt::from_u64(wanted.min(self.max)).unwrap_or(VarInt::MAX);
+        let window = VarInt::from_u64(self.wanted(stalled).min(self.max)).unwrap_or(VarInt::MAX);
         self.quic.set_receive_window(window);
-        if wanted > self.max
-            && let Some(longest) = stalled.streams.values().next()
-        {
-            longest.notify_one();
-        }
+    }
+
+    fn must_cut(&self, id: u64) -> bool {
+        let stalled = self.lock();
+        self.wanted(&stalled) > self.max && stalled.streams.first() == Some(&id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Stalled> {
@@ -91,13 +96,16 @@ impl Inner {
 pub struct Stall {
     window: Arc<Inner>,
     id: u64,
-    cut: Arc<Notify>,
 }
 
 impl Stall {
-    /// Resolves when the stream must be cut: it has been stalled for longest, and the others need what it holds.
+    /// Resolves when the stream must be cut: it has been stalled for longest, and for long, and the others need what it
+    /// holds.
     pub async fn cut(&self) {
-        self.cut.notified().await;
+        tokio::time::sleep(self.window.patience).await;
+        while !self.window.must_cut(self.id) {
+            tokio::time::sleep(self.window.patience / 10).await;
+        }
     }
 }
 

@@ -163,6 +163,8 @@ async fn singletons_are_restarted_and_nobody_notices() {
     for fault in FAULTS {
         let world = World::new().await;
         let (mut up, mut down) = pair(&world.consumer, &world.provider, 1).await;
+        up.send.write_all(b"x").await.unwrap();
+        assert_eq!(take(&mut down.recv, 1).await, b"x", "it is spliced");
         for (n, kind) in
             ["audit", "policy", "credentials", "registry", "ingress", "connections", "quic_listener", "admin", "http"]
                 .iter()
@@ -235,6 +237,8 @@ async fn a_killed_connection_is_restarted_over_the_same_quic_connection() {
     for fault in FAULTS {
         let mut world = World::new().await;
         let (mut up, mut down) = pair(&world.consumer, &world.provider, 1).await;
+        up.send.write_all(b"x").await.unwrap();
+        assert_eq!(take(&mut down.recv, 1).await, b"x", "it is spliced");
         // An open in progress, on the connection that is struck: it is reset RETRY.
         let mut opening = world.consumer.open("svc", 2).await;
         let (_, asked) = world.provider.incoming().await;
