@@ -18,6 +18,8 @@ pub struct Traffic(Arc<Inner>);
 struct Inner {
     live: Mutex<Live>,
     streams: watch::Sender<usize>,
+    /// Opens that were let in and have come to no end yet.
+    admitted: watch::Sender<usize>,
     to_provider: Counter,
     to_consumer: Counter,
 }
@@ -51,9 +53,22 @@ impl Traffic {
         Self(Arc::new(Inner {
             live: Mutex::default(),
             streams: watch::Sender::new(0),
+            admitted: watch::Sender::new(0),
             to_provider: counter("to_provider"),
             to_consumer: counter("to_consumer"),
         }))
+    }
+
+    /// Lets one more stream be opened, unless so many live or are being opened already.
+    #[must_use]
+    pub fn admit(&self, limit: usize) -> Option<Admitted> {
+        let live = self.streams();
+        let admitted = self.0.admitted.send_if_modified(|admitted| {
+            let fits = live + *admitted < limit;
+            *admitted += usize::from(fits);
+            fits
+        });
+        admitted.then(|| Admitted(Arc::clone(&self.0)))
     }
 
     /// A stream began; it counts until the result is dropped.
@@ -81,11 +96,13 @@ impl Traffic {
         *self.0.streams.borrow()
     }
 
-    /// Waits until no stream lives.
+    /// Waits until no stream is being opened, and then until none lives. For when nothing is admitted any more.
     pub async fn wait_idle(&self) {
-        // The sender is in `self`, so it cannot be gone.
-        if self.0.streams.subscribe().wait_for(|streams| *streams == 0).await.is_err() {
-            tracing::trace!("nobody counts streams any more");
+        for count in [&self.0.admitted, &self.0.streams] {
+            // The sender is in `self`, so it cannot be gone.
+            if count.subscribe().wait_for(|streams| *streams == 0).await.is_err() {
+                tracing::trace!("nobody counts streams any more");
+            }
         }
     }
 }
@@ -93,6 +110,17 @@ impl Traffic {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open that was let in; hold it until the stream has begun, or is refused.
+#[derive(Debug)]
+#[must_use = "the open counts until this is dropped"]
+pub struct Admitted(Arc<Inner>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.admitted.send_modify(|admitted| *admitted -= 1);
     }
 }
 

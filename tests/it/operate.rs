@@ -106,6 +106,26 @@ async fn a_ready_relay_says_so_and_a_draining_one_takes_nothing_new_but_lets_str
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_an_open_in_progress() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let up = consumer.open("svc", 1).await;
+    let (_, mut down) = provider.incoming().await;
+    let drained = relay.drain();
+    tokio::pin!(drained);
+    assert!(futures_util::poll!(drained.as_mut()).is_pending(), "the provider has not answered yet");
+    outrelay::net::framed::write_frame(&mut down.send, &outrelay::core::frame::Frame::StreamAccept).await.unwrap();
+    up.send.finish();
+    assert_eq!(drain(&mut down.recv).await.1, End::Fin, "it is spliced all the same");
+    assert!(futures_util::poll!(drained.as_mut()).is_pending(), "and lives");
+    drop((down, up.recv));
+    soon("the drain is over", drained).await;
+}
+
+#[tokio::test]
 async fn what_lives_at_the_drains_deadline_is_reset() {
     let deployment = Deployment::new();
     let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);

@@ -27,7 +27,7 @@ use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
 use crate::vault::streams::{Parties, Reservation};
-use crate::vault::traffic::Counted;
+use crate::vault::traffic::{Admitted, Counted};
 
 /// A stream whose provider has accepted: everything that a splice takes over.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct Pair {
     pub stream_uses: [StreamUse; 2],
     /// Where streams and bytes are counted.
     pub vault: Arc<Vault>,
+    /// The stream's admission, which ends once it has begun.
+    pub admitted: Option<Admitted>,
 }
 
 /// Which way bytes go.
@@ -138,8 +140,11 @@ impl Actor for Splice {
         let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.codes);
         describe(&slot, &about, &up.count, &down.count);
         pair.vault.metrics.streams_opened.inc();
+        let counted = pair.vault.traffic.began(&up.count, &down.count);
+        // Only now: a drain that waits for one of the two never sees none.
+        drop(pair.admitted);
         Ok(SpliceState {
-            _counted: pair.vault.traffic.began(&up.count, &down.count),
+            _counted: counted,
             vault: pair.vault,
             stream_id: pair.stream_id,
             parties: pair.parties,

@@ -34,6 +34,7 @@ use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::connections::AgentConnection;
 use crate::vault::streams::{Parties, Reservation};
+use crate::vault::traffic::Admitted;
 
 /// What the provider said to an INCOMING_STREAM.
 #[derive(Debug)]
@@ -107,6 +108,7 @@ pub struct HandshakeState {
     providers: Vec<Arc<AgentConnection>>,
     provider: Option<(BiStream, StreamUse)>,
     reservation: Option<Reservation>,
+    admitted: Option<Admitted>,
     /// Reads the first frame, then asks providers, then writes a refusal: one at a time.
     work: Owned,
     _timer: Owned,
@@ -134,6 +136,7 @@ impl Actor for Handshake {
             providers: Vec::new(),
             provider: None,
             reservation: None,
+            admitted: None,
             work: task::owned(&slot, first, HandshakeMsg::FirstFrame),
             _timer: task::owned(&slot, tokio::time::sleep_until(deadline), HandshakeMsg::TimedOut),
             _consumer_watch: None,
@@ -230,13 +233,14 @@ impl HandshakeState {
     }
 
     /// What is refused whatever it asks for.
-    fn refused_unread(&self) -> Option<Reject> {
+    fn refused_unread(&mut self) -> Option<Reject> {
         let vault = &self.from.vault;
         if vault.drain.has_begun() {
             return Some(Reject::new(RejectCode::BadGateway, "the relay is draining"));
         }
         let limit = vault.config.limits.streams;
-        (vault.traffic.streams() >= limit).then(|| {
+        self.admitted = vault.traffic.admit(limit);
+        self.admitted.is_none().then(|| {
             vault.metrics.limit_hit("streams");
             Reject::new(RejectCode::Limit, format!("this relay carries at most {limit} streams"))
         })
@@ -421,6 +425,7 @@ impl HandshakeState {
             reservation,
             stream_uses: [consumer.stream_use, provider_use],
             vault: Arc::clone(&self.from.vault),
+            admitted: self.admitted.take(),
         };
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
