@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often files are looked at.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(10);
 
 /// What a look tells of a file; `None` when it is not there.
 type Stamp = Option<(u64, u64, i64, i64)>;
