@@ -24,13 +24,9 @@ use crate::config::types::HostPort;
 use crate::core::identity::{AgentUri, Identity};
 use crate::core::reject::ResetCode;
 use crate::net::{quic, tls};
-use crate::supervise::fault::{self, Fault};
-use crate::supervise::node::Node;
-use crate::supervise::one_for_one;
-use crate::supervise::one_for_one::Ended;
-use crate::supervise::report::{self, Report};
-use crate::supervise::sweeper;
-use crate::supervise::task::Owned;
+use crate::supervise::fault::Fault;
+use crate::supervise::report::Report;
+use crate::supervise::tree::Tree;
 
 pub mod admin;
 pub mod backoff;
@@ -51,8 +47,6 @@ mod tests;
 
 use vault::{AgentVault, Offer};
 
-/// How long the whole tree gets to stop: more than the deadlines of its actors together.
-const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the closed connection gets to tell the relay, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -93,9 +87,7 @@ pub enum StartError {
 /// A running agent. Dropping it kills the tree; [`Agent::shutdown`] ends it in order.
 pub struct Agent {
     vault: Arc<AgentVault>,
-    root: Arc<Node>,
-    ended: Ended,
-    sweeper: Option<Owned>,
+    tree: Tree,
 }
 
 impl fmt::Debug for Agent {
@@ -123,13 +115,8 @@ impl Agent {
         }
         let endpoint = endpoint(&config).map_err(StartError::Endpoint)?;
         let vault = Arc::new(AgentVault::new(agent, config, endpoint, client, offers));
-        let args = tree::root(&vault);
-        let root = Arc::clone(args.slot.node());
-        match one_for_one::start_root(args).await {
-            Ok(ended) => {
-                let sweeper = Some(sweeper::start(&root, HANG_DEADLINE));
-                Ok(Self { vault, root, ended: ended.into(), sweeper })
-            }
+        match Tree::start(tree::root(&vault), HANG_DEADLINE).await {
+            Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the agent did not start");
                 Err(error.into())
@@ -177,7 +164,7 @@ impl Agent {
     /// The live tree.
     #[must_use]
     pub fn tree(&self) -> Report {
-        Report::of(&self.root)
+        self.tree.report()
     }
 
     /// Does `fault` to the actor that `selector` names.
@@ -185,28 +172,21 @@ impl Agent {
     /// # Errors
     /// A sentence: no such actor, several, or it does not run.
     pub async fn inject(&self, selector: &str, fault: Fault) -> Result<(), String> {
-        let node = report::find(&self.root, selector)?;
-        fault::inject(&node, fault).await.map_err(|error| error.to_string())
+        self.tree.inject(selector, fault).await
     }
 
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
     /// The result says why.
     pub async fn failed(&mut self) -> String {
-        self.ended.wait().await;
+        let why = self.tree.ended().await;
         self.farewell("the agent has failed").await;
-        self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
+        why
     }
 
     /// Stops the tree, the last started first, each actor within its deadline; then closes the connection to the relay,
     /// which deregisters everything. Streams that still run are reset.
     pub async fn shutdown(mut self) {
-        // A supervisor that stops its children is busy for as long as they take.
-        self.sweeper = None;
-        self.root.stop();
-        if tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await.is_err() {
-            tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
-            self.root.kill();
-        }
+        self.tree.stop().await;
         self.farewell("the agent is stopping").await;
     }
 
@@ -222,7 +202,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.root.kill();
+        self.tree.kill();
         self.vault.endpoint.close(0_u32.into(), b"the agent is gone");
     }
 }

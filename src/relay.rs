@@ -16,13 +16,10 @@ use crate::clock::now_unix_ms;
 use crate::config::relay::RelayConfig;
 use crate::metrics::Metrics;
 use crate::net::quic;
-use crate::supervise::fault::{self, Fault};
+use crate::supervise::fault::Fault;
 use crate::supervise::node::Node;
-use crate::supervise::one_for_one;
-use crate::supervise::one_for_one::Ended;
-use crate::supervise::report::{self, Report};
-use crate::supervise::sweeper;
-use crate::supervise::task::Owned;
+use crate::supervise::report::Report;
+use crate::supervise::tree::Tree;
 use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
@@ -43,8 +40,6 @@ pub mod splices;
 pub mod tree;
 pub mod watch_files;
 
-/// How long the whole tree gets to stop: more than the deadlines of its actors together.
-const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long closed connections get to tell their peers, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -79,9 +74,7 @@ pub enum StartError {
 /// A running relay. Dropping it kills the tree; [`Relay::shutdown`] ends it in order.
 pub struct Relay {
     vault: Arc<Vault>,
-    root: Arc<Node>,
-    ended: Ended,
-    sweeper: Option<Owned>,
+    tree: Tree,
 }
 
 impl fmt::Debug for Relay {
@@ -117,13 +110,8 @@ impl Relay {
             reload: watch::Sender::new(0),
             config,
         });
-        let args = tree::root(&vault);
-        let root = Arc::clone(args.slot.node());
-        match one_for_one::start_root(args).await {
-            Ok(ended) => {
-                let sweeper = sweeper::start(&root, vault.config.limits.handler);
-                Ok(Self { vault, root, ended: ended.into(), sweeper: Some(sweeper) })
-            }
+        match Tree::start(tree::root(&vault), vault.config.limits.handler).await {
+            Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the relay did not start");
                 Err(error.into())
@@ -159,13 +147,13 @@ impl Relay {
     /// The root actor's node.
     #[must_use]
     pub fn root(&self) -> &Arc<Node> {
-        &self.root
+        self.tree.root()
     }
 
     /// The live tree.
     #[must_use]
     pub fn tree(&self) -> Report {
-        Report::of(&self.root)
+        self.tree.report()
     }
 
     /// Does `fault` to the actor that `selector` names.
@@ -173,16 +161,15 @@ impl Relay {
     /// # Errors
     /// A sentence: no such actor, several, or it does not run.
     pub async fn inject(&self, selector: &str, fault: Fault) -> Result<(), String> {
-        let node = report::find(&self.root, selector)?;
-        fault::inject(&node, fault).await.map_err(|error| error.to_string())
+        self.tree.inject(selector, fault).await
     }
 
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
     /// The result says why. Cancel-safe: it may be asked again.
     pub async fn failed(&mut self) -> String {
-        self.ended.wait().await;
+        let why = self.tree.ended().await;
         self.farewell().await;
-        self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
+        why
     }
 
     /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
@@ -199,13 +186,7 @@ impl Relay {
     /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
     /// still run are reset.
     pub async fn shutdown(mut self) {
-        // A supervisor that stops its children is busy for as long as they take.
-        self.sweeper = None;
-        self.root.stop();
-        if tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await.is_err() {
-            tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
-            self.root.kill();
-        }
+        self.tree.stop().await;
         self.farewell().await;
     }
 
@@ -225,7 +206,7 @@ fn bind_http(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.root.kill();
+        self.tree.kill();
         self.vault.endpoint.close(0_u32.into(), b"the relay is gone");
     }
 }

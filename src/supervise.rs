@@ -20,6 +20,7 @@
 //! | [`watched`] | the wrapper that counts mailbox and busy time and takes injected faults |
 //! | [`fault`] | kill, panic, hang |
 //! | [`sweeper`] | ends actors that hang |
+//! | [`tree`] | a running tree, as who started it holds it |
 //! | [`task`] | a task owned by an actor |
 
 pub mod children;
@@ -34,6 +35,7 @@ pub mod slot;
 pub mod spec;
 pub mod sweeper;
 pub mod task;
+pub mod tree;
 pub mod watched;
 
 #[cfg(test)]

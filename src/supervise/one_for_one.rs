@@ -64,33 +64,6 @@ pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<()>, SpawnErr>
     }))
 }
 
-/// The end of the root's task, which may be waited for more than once.
-#[derive(Debug)]
-pub enum Ended {
-    /// It runs.
-    Later(JoinHandle<()>),
-    /// It has ended.
-    Already,
-}
-
-impl From<JoinHandle<()>> for Ended {
-    fn from(task: JoinHandle<()>) -> Self {
-        Self::Later(task)
-    }
-}
-
-impl Ended {
-    /// Waits for it. Cancel-safe.
-    pub async fn wait(&mut self) {
-        if let Self::Later(task) = self {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the root's task ended badly");
-            }
-            *self = Self::Already;
-        }
-    }
-}
-
 /// Starts `children` below `me`, in order.
 ///
 /// # Errors
