@@ -8,6 +8,7 @@ pub mod document;
 pub mod layers;
 pub mod quic;
 pub mod relay;
+pub mod reload;
 pub mod types;
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::now_unix_ms;
+use crate::config::Problems;
 use crate::config::relay::RelayConfig;
+use crate::config::reload::Changes;
 use crate::metrics::Metrics;
 use crate::net::quic;
 use crate::supervise::fault::Fault;
@@ -26,6 +28,7 @@ use crate::vault::audit::AuditQueue;
 use crate::vault::connections::Connections;
 use crate::vault::drain::Drain;
 use crate::vault::policy::PolicyStore;
+use crate::vault::settings::Settings;
 use crate::vault::streams::StreamIndex;
 use crate::vault::traffic::Traffic;
 
@@ -102,15 +105,16 @@ impl Relay {
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
             connections: Connections::new(&metrics, config.limits.control_queue),
-            arrivals: Arrivals::new(config.limits.half_open_handshakes),
+            arrivals: Arrivals::default(),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),
             metrics,
             http,
             reload: watch::Sender::new(0),
-            config,
+            config: Settings::new(config),
         });
-        match Tree::start(tree::root(&vault), vault.config.limits.handler).await {
+        let handler = vault.config.now().limits.handler;
+        match Tree::start(tree::root(&vault), handler).await {
             Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the relay did not start");
@@ -137,6 +141,16 @@ impl Relay {
     #[must_use]
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// Goes on with `loaded`, as far as a running relay can, and has rules and credentials read again.
+    ///
+    /// # Errors
+    /// When the configuration cannot be taken over; nothing changes then.
+    pub fn configure(&self, loaded: &RelayConfig) -> Result<Changes, Problems> {
+        let changes = self.vault.config.replace(loaded)?;
+        self.reload();
+        Ok(changes)
     }
 
     /// Has rules and credentials read again, changed or not. What cannot be used is logged, and the old goes on.
@@ -175,7 +189,7 @@ impl Relay {
     /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
     /// [`Relay::shutdown`] is due. [`Drain::begin`] may have been called before, by an operator.
     pub async fn drain(&self) {
-        self.vault.drain.begin(Instant::now() + self.vault.config.drain.deadline);
+        self.vault.drain.begin(Instant::now() + self.vault.config.now().drain.deadline);
         let deadline = self.vault.drain.begun().await;
         tracing::info!(streams = self.vault.traffic.streams(), "draining");
         if tokio::time::timeout_at(deadline, self.vault.traffic.wait_idle()).await.is_err() {

@@ -1,10 +1,11 @@
 //! Log lines for operators, on standard error.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::types::{Log, LogFormat};
 
@@ -28,20 +29,53 @@ pub enum TelemetryError {
     /// Somebody else has set up logging in this process.
     #[error("logging is set up already")]
     SetUp(#[from] TryInitError),
+    /// The subscriber is gone, so nothing is logged any more.
+    #[error("nothing is logged any more")]
+    Gone(#[from] reload::Error),
+}
+
+/// The filter of the log, which may be changed while the process runs.
+pub struct LogFilter(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogFilter")
+    }
+}
+
+impl LogFilter {
+    /// Goes on with the level of `log`; the variable `RUST_LOG` still wins.
+    ///
+    /// # Errors
+    /// When the filter cannot be read; the old one stays.
+    pub fn set(&self, log: &Log) -> Result<(), TelemetryError> {
+        Ok((self.0)(filter(log, std::env::var("RUST_LOG").ok())?)?)
+    }
 }
 
 /// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process.
 ///
 /// # Errors
 /// When the filter cannot be read, or logging is set up already.
-pub fn init(log: &Log) -> Result<(), TelemetryError> {
+pub fn init(log: &Log) -> Result<LogFilter, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok())?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match log.format {
-        LogFormat::Text => lines.with_ansi(colours()).finish().try_init()?,
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init()?,
-    }
-    Ok(())
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr);
+    // The two differ in type from here on.
+    Ok(LogFilter(match log.format {
+        LogFormat::Text => {
+            let lines = lines.with_ansi(colours()).with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().try_init()?;
+            Box::new(move |filter| handle.reload(filter))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.finish().try_init()?;
+            Box::new(move |filter| handle.reload(filter))
+        }
+    }))
 }
 
 fn colours() -> bool {

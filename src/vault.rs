@@ -5,18 +5,19 @@
 //!
 //! | file | what it keeps | who writes it |
 //! |---|---|---|
+//! | [`settings`] | the configuration in use | who reloads it |
 //! | [`policy`] | the published rules | the policy actor |
 //! | [`audit`] | decisions not recorded yet, bounded | handshakes push, the audit actor takes |
 //! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
 //! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
 //! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
 //! | [`traffic`] | bytes of live streams | splices register |
+//! | [`places`] | how many connections there are, and how many of them are half-open | arrivals take, connections hold |
 //! | [`drain`] | whether the relay takes nothing new | whoever asks it to stop |
 //! | [`control_writer`] | the queue and task that write one control stream, whole frames only | everyone sends |
 
 use std::fmt;
 
-use crate::config::relay::RelayConfig;
 use crate::core::identity::RelayUri;
 use crate::metrics::Metrics;
 
@@ -25,7 +26,9 @@ pub mod audit;
 pub mod connections;
 pub mod control_writer;
 pub mod drain;
+pub mod places;
 pub mod policy;
+pub mod settings;
 pub mod streams;
 pub mod traffic;
 
@@ -33,8 +36,8 @@ pub mod traffic;
 pub struct Vault {
     /// This relay's identity, from its certificate.
     pub relay: RelayUri,
-    /// The configuration it was started with.
-    pub config: RelayConfig,
+    /// The configuration in use.
+    pub config: settings::Settings,
     /// The QUIC endpoint: its sockets stay open while listeners come and go.
     pub endpoint: quinn::Endpoint,
     /// The published rules.

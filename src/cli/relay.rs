@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 
 use super::stop::{self, StopSignals};
 use super::systemd;
@@ -16,7 +17,8 @@ use crate::config::relay::RelayConfig;
 use crate::config::types::LogFormat;
 use crate::directory::embedded::Embedded;
 use crate::relay::Relay;
-use crate::telemetry;
+use crate::relay::watch_files::Files;
+use crate::telemetry::{self, LogFilter};
 
 /// Runs the relay service until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -66,7 +68,12 @@ pub struct RelayArgs {
 }
 
 impl RelayArgs {
-    fn load(&self) -> Result<RelayConfig, Problems> {
+    /// The file to be looked at for changes.
+    fn watched(&self) -> Files {
+        Files::new(self.config.iter().cloned().collect())
+    }
+
+    fn configuration(&self) -> Result<RelayConfig, Problems> {
         let log = self.log.map(|format| match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -87,8 +94,12 @@ impl RelayArgs {
         ];
         let set = self.set.iter().map(|assignment| Overlay::set(assignment));
         let overlays: Vec<_> = set.chain(flags.into_iter().flatten()).collect();
-        let config = RelayConfig::load(self.config.as_deref(), &overlays)?;
-        // Rules are configuration: a bad file is said before anything starts.
+        RelayConfig::load(self.config.as_deref(), &overlays)
+    }
+
+    /// Rules are configuration: a bad file is said before anything starts.
+    fn load(&self) -> Result<RelayConfig, Problems> {
+        let config = self.configuration()?;
         Embedded::from(&config.directory).load_rules(now_unix_ms())?;
         Ok(config)
     }
@@ -99,8 +110,9 @@ impl RelayArgs {
 /// # Errors
 /// Configuration problems as [`Problems`]; anything else that keeps it from running.
 pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
+    let mut file = args.watched();
     let config = args.load()?;
-    telemetry::init(&config.log)?;
+    let log = telemetry::init(&config.log)?;
     let mut signals = StopSignals::new()?;
     let mut reload = stop::reload_signal()?;
     if let Some(socket) = &config.admin.socket {
@@ -109,7 +121,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let ready_file = config.ready_file.clone();
     let mut relay = Relay::start(config).await?;
     let quic = relay.quic_addr()?;
-    let admin = relay.vault().config.admin.socket.clone();
+    let admin = relay.vault().config.now().admin.socket.clone();
     let http = relay.http_addr();
     tracing::info!(relay = %relay.vault().relay, %quic, http = ?http, admin = ?admin, "listening");
     if let Some(file) = &ready_file {
@@ -118,6 +130,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     }
     let vault = Arc::clone(relay.vault());
     let watchdog = systemd::ready(relay.root());
+    let (_nobody, mut never) = watch::channel(0);
     loop {
         tokio::select! {
             signal = signals.next() => {
@@ -129,8 +142,14 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
                 break;
             }
             _ = reload.recv() => {
-                tracing::info!("SIGHUP: reading rules and credentials again; everything else needs a restart");
-                relay.reload();
+                tracing::info!("SIGHUP: reading configuration, rules and credentials again");
+                file = args.watched();
+                reconfigure(&args, &relay, &log);
+            }
+            () = file.changed(&mut never) => {
+                tracing::info!("the configuration file has changed: reading it again");
+                file = args.watched();
+                reconfigure(&args, &relay, &log);
             }
             why = relay.failed() => return Ok(failed(&why)),
         }
@@ -144,6 +163,29 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     relay.shutdown().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is wrong is said, and nothing changes.
+fn reconfigure(args: &RelayArgs, relay: &Relay, log: &LogFilter) {
+    let changes = match args.configuration().and_then(|config| relay.configure(&config)) {
+        Ok(changes) => changes,
+        Err(problems) => {
+            tracing::error!(%problems, "the configuration cannot be used: the old one stays in force");
+            // Rules and credentials may be good all the same; each says for itself what is wrong with it.
+            relay.reload();
+            return;
+        }
+    };
+    if let Err(error) = log.set(&relay.vault().config.now().log) {
+        tracing::error!(%error, "the log level stays as it is");
+    }
+    let (applied, needs_restart) = (changes.applied.join(", "), changes.needs_restart.join(", "));
+    if !applied.is_empty() {
+        tracing::info!(keys = applied, "configuration changed");
+    }
+    if !needs_restart.is_empty() {
+        tracing::warn!(keys = needs_restart, "these need a restart: the old values stay in force");
+    }
 }
 
 fn failed(why: &str) -> ExitCode {

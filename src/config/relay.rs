@@ -153,6 +153,10 @@ pub struct Limits {
     /// For one call to the registry.
     #[serde(with = "humantime_serde")]
     pub registry_call: Duration,
+    /// How long a connection may go on whose certificate has expired, or whose authority is no longer trusted. 0: for as
+    /// long as it lives.
+    #[serde(with = "humantime_serde")]
+    pub certificate_grace: Duration,
     /// Connections whose TLS handshake or HELLO is not done yet.
     pub half_open_handshakes: usize,
     /// Connections in all.
@@ -201,6 +205,7 @@ impl Default for Limits {
             open: Duration::from_secs(15),
             handler: Duration::from_secs(10),
             registry_call: Duration::from_secs(2),
+            certificate_grace: Duration::ZERO,
             half_open_handshakes: 512,
             connections: 20_000,
             streams_per_agent: 8_192,

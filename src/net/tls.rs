@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, client};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
@@ -217,6 +218,32 @@ pub fn server_config(material: &TlsMaterial, alpn: &[&[u8]]) -> Result<ServerCon
     config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// Looks again at certificates that were good when their connections began.
+#[derive(Clone, Debug)]
+pub struct ClientCheck(Arc<dyn ClientCertVerifier>);
+
+impl ClientCheck {
+    /// By the authority of `material`.
+    ///
+    /// # Errors
+    /// When rustls refuses the material.
+    pub fn new(material: &TlsMaterial) -> Result<Self, TlsError> {
+        Ok(Self(WebPkiClientVerifier::builder_with_provider(material.roots.clone(), provider()).build()?))
+    }
+
+    /// Whether the peer of `connection` would still be let in now.
+    ///
+    /// # Errors
+    /// Why it would not: its certificate has expired, or its authority is not trusted any more.
+    pub fn check(&self, connection: &quinn::Connection) -> Result<(), rustls::Error> {
+        let chain = connection.peer_identity().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let chain: &dyn Any = chain.as_ref();
+        let chain = chain.downcast_ref::<Vec<CertificateDer<'static>>>();
+        let (leaf, rest) = chain.and_then(|chain| chain.split_first()).ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.0.verify_client_cert(leaf, rest, UnixTime::now()).map(|_verified| ())
+    }
 }
 
 /// For whoever dials: the server must show a certificate of the deployment's CA for the name that is dialled.

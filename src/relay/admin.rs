@@ -58,7 +58,7 @@ impl Actor for Admin {
         _myself: ActorRef<AdminMsg>,
         args: AdminArgs,
     ) -> Result<Option<Owned>, ActorProcessingErr> {
-        let Some(path) = args.vault.config.admin.socket.clone() else { return Ok(None) };
+        let Some(path) = args.vault.config.now().admin.socket.clone() else { return Ok(None) };
         let socket = server::bind_for(args.slot.node(), &path)?;
         let shown = path.display().to_string();
         args.slot.node().describe(move || json!({ "socket": shown }));
@@ -81,7 +81,8 @@ impl Actor for Admin {
 }
 
 async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
-    let request = match actors::answer(root, vault.config.admin.fault_injection.into(), request).await {
+    let faults = vault.config.now().admin.fault_injection.into();
+    let request = match actors::answer(root, faults, request).await {
         Ok(reply) => return reply,
         Err(request) => request,
     };
@@ -92,7 +93,7 @@ async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
         Request::Policy => Reply::done(&policy(vault)),
         Request::Drain => {
             tracing::info!("drain asked for by an operator");
-            vault.drain.begin(Instant::now() + vault.config.drain.deadline);
+            vault.drain.begin(Instant::now() + vault.config.now().drain.deadline);
             Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
         }
         other => Reply::Refused(format!("a relay does not answer {other:?}")),
@@ -146,7 +147,7 @@ fn services(vault: &Vault) -> Vec<ServiceRow> {
 fn policy(vault: &Vault) -> PolicyReport {
     let published = vault.policy.current();
     PolicyReport {
-        source: vault.config.directory.rules.as_ref().map(|file| file.display().to_string()),
+        source: vault.config.now().directory.rules.as_ref().map(|file| file.display().to_string()),
         loaded_at: published.at.map_or(0, unix_ms),
         rules: published.snapshot.rules().iter().map(RuleRow::from).collect(),
         warnings: published.warnings.clone(),

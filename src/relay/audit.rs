@@ -55,13 +55,13 @@ impl Actor for Audit {
 
     async fn pre_start(&self, _myself: ActorRef<AuditMsg>, args: AuditArgs) -> Result<Owned, ActorProcessingErr> {
         let vault = Arc::clone(&args.vault);
-        let file = args.vault.config.directory.audit.as_ref().map(|path| path.display().to_string());
+        let file = args.vault.config.now().directory.audit.as_ref().map(|path| path.display().to_string());
         args.slot.node().describe(
             move || serde_json::json!({ "file": file, "waiting": vault.audit.len(), "dropped": vault.audit.dropped() }),
         );
         if args.slot.node().started_at().is_none() {
             // A file that cannot be opened at the first start is a mistake of whoever started it, and is said at once.
-            drop(Embedded::from(&args.vault.config.directory).open_audit()?);
+            drop(Embedded::from(&args.vault.config.now().directory).open_audit()?);
         }
         Ok(task::owned(&args.slot, write(args.vault), AuditMsg::WriterEnded))
     }
@@ -82,7 +82,7 @@ async fn write(vault: Arc<Vault>) -> Infallible {
     let mut pause = PAUSE.0;
     loop {
         let batch = Arc::new(vault.audit.peek(BATCH).await);
-        let (directory, written) = (Embedded::from(&vault.config.directory), Arc::clone(&batch));
+        let (directory, written) = (Embedded::from(&vault.config.now().directory), Arc::clone(&batch));
         // A disk may take its time; a thread of the runtime must not.
         let attempt = tokio::task::spawn_blocking(move || append(&directory, log, &written)).await;
         log = match attempt {

@@ -3,30 +3,43 @@
 //! | | |
 //! |---|---|
 //! | Owns | the task that watches the files |
-//! | Receives | `FilesChanged`, and the end of its task |
+//! | Receives | `FilesChanged`, `Recheck`, and the end of its task |
 //! | Sends | nothing: it hands the endpoint its configuration |
 //! | Restart | permanent; a restart reads the files again |
-//! | Lost on crash | nothing: the endpoint keeps what it was given last |
+//! | Lost on crash | since when a connection's certificate has been invalid: its grace begins anew |
 //!
-//! Established connections keep the certificates with which they came in.
+//! Established connections keep the certificates with which they came in; where `limits.certificate_grace` is given, one whose
+//! certificate is no longer valid is closed after that time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
 
 use super::watch_files::Files;
 use crate::config::relay::RelayConfig;
+use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError, RelayUri};
+use crate::core::ids::Generation;
+use crate::core::reject::ResetCode;
+use crate::net::tls::ClientCheck;
 use crate::net::{quic, tls};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
+
+/// How often the certificates of established connections are looked at, where that is asked for.
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// Messages of the credentials actor.
 #[derive(Debug)]
 pub enum CredentialsMsg {
     /// A file changed, or a reload was asked for.
     FilesChanged,
+    /// It is time to look at the certificates of established connections.
+    Recheck(Result<(), Panicked>),
     /// The watching task ended, which it does only by a panic.
     WatchEnded(Result<std::convert::Infallible, Panicked>),
 }
@@ -70,7 +83,12 @@ pub struct Credentials;
 /// What the credentials actor holds while it runs.
 #[derive(Debug)]
 pub struct CredentialsState {
+    slot: Slot<CredentialsMsg>,
     vault: Arc<Vault>,
+    check: Option<ClientCheck>,
+    /// Since when a connection's certificate has been known to be invalid.
+    invalid: HashMap<Generation, Instant>,
+    recheck: Option<Owned>,
     _watch: Owned,
 }
 
@@ -86,8 +104,16 @@ impl Actor for Credentials {
     ) -> Result<CredentialsState, ActorProcessingErr> {
         let watch = watch(args.slot.clone(), Arc::clone(&args.vault));
         let watch = task::owned(&args.slot, watch, CredentialsMsg::WatchEnded);
-        renew(&args.vault);
-        Ok(CredentialsState { vault: args.vault, _watch: watch })
+        let mut state = CredentialsState {
+            slot: args.slot,
+            vault: args.vault,
+            check: None,
+            invalid: HashMap::new(),
+            recheck: None,
+            _watch: watch,
+        };
+        state.renew();
+        Ok(state)
     }
 
     async fn handle(
@@ -97,7 +123,11 @@ impl Actor for Credentials {
         state: &mut CredentialsState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            CredentialsMsg::FilesChanged => renew(&state.vault),
+            CredentialsMsg::FilesChanged => state.renew(),
+            CredentialsMsg::Recheck(slept) => {
+                slept?;
+                state.recheck();
+            }
             CredentialsMsg::WatchEnded(end) => match end? {},
         }
         Ok(())
@@ -105,24 +135,61 @@ impl Actor for Credentials {
 }
 
 async fn watch(slot: Slot<CredentialsMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
-    let tls = &vault.config.tls;
-    let mut files = Files::new(vec![tls.cert.clone(), tls.key.clone(), tls.ca.clone()]);
+    let now = || {
+        let Tls { cert, key, ca } = vault.config.now().tls.clone();
+        Files::new(vec![cert, key, ca])
+    };
+    let mut files = now();
     let mut asked = vault.reload.subscribe();
     loop {
         files.changed(&mut asked).await;
+        files = now();
         slot.tell(CredentialsMsg::FilesChanged);
     }
 }
 
-/// Certificate and key are two files: between two writes they may not fit. Then the old ones serve on, and the next
-/// change is looked at again.
-fn renew(vault: &Vault) {
-    match server_config(&vault.config) {
-        Ok((_, server)) => {
-            vault.endpoint.set_server_config(Some(server));
-            tracing::info!("credentials in use for new connections");
+impl CredentialsState {
+    /// Certificate and key are two files: between two writes they may not fit. Then the old ones serve on, and the next
+    /// change is looked at again.
+    fn renew(&mut self) {
+        match read(&self.vault.config.now()) {
+            Ok((_, server, check)) => {
+                self.vault.endpoint.set_server_config(Some(server));
+                self.check = Some(check);
+                tracing::info!("credentials in use for new connections");
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::error!(error = format!("{error:#}"), "credentials cannot be used: the old ones stay in use");
+            }
         }
-        Err(error) => tracing::error!(%error, "credentials cannot be used: the old ones stay in use"),
+        self.recheck();
+    }
+
+    /// Closes the connections whose grace is over, and sees to it that they are looked at again.
+    fn recheck(&mut self) {
+        let grace = self.vault.config.now().limits.certificate_grace;
+        let Some(check) = self.check.as_ref().filter(|_| !grace.is_zero()) else {
+            self.recheck = None;
+            self.invalid.clear();
+            return;
+        };
+        let (now, mut next) = (Instant::now(), RECHECK);
+        let mut invalid = HashMap::new();
+        for connection in self.vault.connections.all() {
+            let Err(why) = check.check(&connection.quic) else { continue };
+            let since = self.invalid.get(&connection.generation).copied().unwrap_or(now);
+            let left = grace.saturating_sub(now - since);
+            if left.is_zero() {
+                tracing::warn!(agent = %connection.agent, %why, "certificate is no longer valid: closing");
+                connection.close(ResetCode::DENIED, &format!("certificate is no longer valid: {why}"));
+            } else {
+                invalid.insert(connection.generation, since);
+                next = next.min(left);
+            }
+        }
+        self.invalid = invalid;
+        self.recheck = Some(task::owned(&self.slot, tokio::time::sleep(next), CredentialsMsg::Recheck));
     }
 }
 
@@ -131,6 +198,10 @@ fn renew(vault: &Vault) {
 /// # Errors
 /// What is wrong with the files.
 pub fn server_config(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig), CredentialsError> {
+    read(config).map(|(relay, server, _)| (relay, server))
+}
+
+fn read(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig, ClientCheck), CredentialsError> {
     let material = tls::TlsMaterial::load(&config.tls)?;
     let configured = config.uri()?;
     match material.identity() {
@@ -139,5 +210,5 @@ pub fn server_config(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerCon
         Err(error) => return Err(CredentialsError::Identity { certificate: error.to_string(), configured }),
     }
     let server = quic::server_config(tls::server_config(&material, &[tls::ALPN_ORP])?, &config.quic)?;
-    Ok((configured, server))
+    Ok((configured, server, ClientCheck::new(&material)?))
 }

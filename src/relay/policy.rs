@@ -97,10 +97,12 @@ impl Actor for Policy {
 }
 
 async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
-    let mut files = Files::new(vault.config.directory.rules.iter().cloned().collect());
+    let now = || Files::new(vault.config.now().directory.rules.iter().cloned().collect());
+    let mut files = now();
     let mut asked = vault.reload.subscribe();
     loop {
         files.changed(&mut asked).await;
+        files = now();
         slot.tell(PolicyMsg::RulesChanged);
     }
 }
@@ -108,7 +110,7 @@ async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infall
 /// Reads the rules and publishes them. Rules that cannot be read leave the old ones in force, with a warning that
 /// `admin policy` shows too.
 fn publish(vault: &Vault) -> Result<(), Problems> {
-    let read = Embedded::from(&vault.config.directory).load_rules(now_unix_ms());
+    let read = Embedded::from(&vault.config.now().directory).load_rules(now_unix_ms());
     match read {
         Ok(rules) => {
             for warning in &rules.warnings {

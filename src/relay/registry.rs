@@ -213,7 +213,7 @@ impl RegistryState {
             self.unindex(connection, &service, earlier);
         }
         let order = self.vault.connections.next_registration();
-        let limit = self.vault.config.limits.services_per_agent;
+        let limit = self.vault.config.now().limits.services_per_agent;
         if !connection.register(service.clone(), Registration { order, local_addr }, limit) {
             self.vault.metrics.limit_hit("services_per_agent");
             let reason = format!("at most {limit} services for one agent");

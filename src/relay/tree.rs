@@ -54,7 +54,7 @@ const INGRESS: Duration = Duration::from_millis(3_500);
 /// The root with everything below it.
 #[must_use]
 pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
-    let registry = RegistryHandle::new(vault.config.limits.registry_call);
+    let registry = RegistryHandle::new(vault.config.now().limits.registry_call);
     let splices = SplicesHandle::default();
     let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone());
     let root = Slot::new("relay", vault.relay.id().as_str());

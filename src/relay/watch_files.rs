@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// What a look tells of a file; `None` when it is not there.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
-/// A set of files, and what they looked like when they were last acted upon.
+/// A set of files, and what they looked like when this was made: make it before they are read.
 #[derive(Debug)]
 pub struct Files {
     paths: Vec<PathBuf>,
@@ -29,7 +29,7 @@ impl Files {
     }
 
     /// Waits until one of them looks different, or until `asked` changes.
-    pub async fn changed(&mut self, asked: &mut watch::Receiver<u64>) {
+    pub async fn changed(&self, asked: &mut watch::Receiver<u64>) {
         loop {
             tokio::select! {
                 asked = asked.changed() => match asked {
@@ -40,7 +40,6 @@ impl Files {
                 () = tokio::time::sleep(EVERY) => if look(&self.paths) != self.seen { break },
             }
         }
-        self.seen = look(&self.paths);
     }
 }
 

@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Vault;
 use super::connections::AgentConnection;
+use super::places::{Place, Places};
 use crate::core::identity::{AgentUri, Identity};
 use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
@@ -37,19 +37,24 @@ impl ArrivalError {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Arrivals {
-    half_open: Arc<Semaphore>,
+    connections: Places,
+    half_open: Places,
     handshakes: Mutex<JoinSet<()>>,
 }
 
-impl Arrivals {
-    /// At most `limit` handshakes at once.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { half_open: Arc::new(Semaphore::new(limit)), handshakes: Mutex::default() }
-    }
+/// What a connection occupies: a place among all for as long as it lives, and one among the half-open ones until its HELLO was
+/// answered.
+#[derive(Debug)]
+pub struct Occupied {
+    /// Among all.
+    pub place: Place,
+    /// Among the half-open.
+    pub half_open: Place,
+}
 
+impl Arrivals {
     /// Takes one connection attempt in: TLS, identity, then the vault's connections, then `established` is told.
     pub fn begin(
         vault: &Arc<Vault>,
@@ -64,8 +69,8 @@ impl Arrivals {
             }
             return;
         }
-        let permit = match vault.arrivals.admit(vault) {
-            Ok(permit) => permit,
+        let occupied = match vault.arrivals.admit(vault) {
+            Ok(occupied) => occupied,
             Err(why) => {
                 tracing::debug!(remote = %incoming.remote_address(), why, "connection attempt refused");
                 vault.metrics.handshake("refused");
@@ -74,29 +79,31 @@ impl Arrivals {
             }
         };
         let arrivals = Arc::clone(vault);
-        let task = arrive(Arc::clone(vault), incoming, permit, established);
+        let task = arrive(Arc::clone(vault), incoming, occupied, established);
         let mut handshakes = arrivals.arrivals.lock();
         while handshakes.try_join_next().is_some() {}
         handshakes.spawn(task);
     }
 
     fn is_busy(&self, vault: &Vault) -> bool {
-        let limit = vault.config.limits.half_open_handshakes;
-        limit - self.half_open.available_permits().min(limit) >= (limit / 8).max(1)
+        let limit = vault.config.now().limits.half_open_handshakes;
+        self.half_open.taken() >= (limit / 8).max(1)
     }
 
-    fn admit(&self, vault: &Vault) -> Result<OwnedSemaphorePermit, &'static str> {
+    fn admit(&self, vault: &Vault) -> Result<Occupied, &'static str> {
         if vault.drain.has_begun() {
             return Err("the relay is draining");
         }
-        if vault.connections.len() >= vault.config.limits.connections {
+        let config = vault.config.now();
+        let Some(half_open) = self.half_open.take(config.limits.half_open_handshakes) else {
+            vault.metrics.limit_hit("half_open_handshakes");
+            return Err("too many half-open connections");
+        };
+        let Some(place) = self.connections.take(config.limits.connections) else {
             vault.metrics.limit_hit("connections");
             return Err("too many connections");
-        }
-        Arc::clone(&self.half_open).try_acquire_owned().map_err(|_| {
-            vault.metrics.limit_hit("half_open_handshakes");
-            "too many handshakes in progress"
-        })
+        };
+        Ok(Occupied { place, half_open })
     }
 
     /// How many are in progress.
@@ -120,21 +127,22 @@ impl Arrivals {
 async fn arrive(
     vault: Arc<Vault>,
     incoming: quinn::Incoming,
-    permit: OwnedSemaphorePermit,
+    occupied: Occupied,
     established: impl FnOnce(Arc<AgentConnection>) + Send + 'static,
 ) {
     let remote = incoming.remote_address();
-    match handshake(incoming, vault.config.limits.tls_handshake).await {
+    let config = vault.config.get();
+    match handshake(incoming, config.limits.tls_handshake).await {
         Ok((quic, agent)) => {
-            let limits = &vault.config.limits;
+            let limits = &config.limits;
             let streams = StreamLimit::new(
                 quic.clone(),
-                vault.config.quic.streams_initial,
+                config.quic.streams_initial,
                 u32::try_from(limits.streams_per_agent).unwrap_or(u32::MAX),
             );
-            let window = ReceiveWindow::new(quic.clone(), &vault.config.quic);
-            let connection = vault.connections.add(agent, quic, streams, window, Instant::now() + limits.hello);
-            drop(permit);
+            let window = ReceiveWindow::new(quic.clone(), &config.quic);
+            let hello_deadline = Instant::now() + limits.hello;
+            let connection = vault.connections.add(agent, quic, streams, window, occupied, hello_deadline);
             vault.metrics.handshake("established");
             vault.metrics.connections_opened.inc();
             established(connection);

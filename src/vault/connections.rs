@@ -15,7 +15,9 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::arrivals::Occupied;
 use super::control_writer::{ControlSendError, ControlWriter};
+use super::places::Place;
 use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::{Capabilities, Generation, ServiceName};
@@ -72,6 +74,8 @@ pub struct AgentConnection {
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
+    half_open: Mutex<Option<Place>>,
+    _place: Place,
 }
 
 impl AgentConnection {
@@ -103,6 +107,7 @@ impl AgentConnection {
     /// HELLO was answered with these features.
     pub fn greeted(&self, accepted: Capabilities) {
         self.accepted.send_replace(Some(accepted));
+        drop(self.half_open.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Waits until HELLO was answered.
@@ -240,6 +245,7 @@ impl Connections {
         quic: quinn::Connection,
         streams: StreamLimit,
         window: ReceiveWindow,
+        occupied: Occupied,
         hello_deadline: Instant,
     ) -> Arc<AgentConnection> {
         let generation = Generation(self.last_generation.fetch_add(1, Ordering::Relaxed) + 1);
@@ -259,6 +265,8 @@ impl Connections {
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),
+            half_open: Mutex::new(Some(occupied.half_open)),
+            _place: occupied.place,
         });
         for node in [&connection.node, &connection.control_node] {
             count_restarts(&self.restarts, node);

@@ -1,6 +1,7 @@
 //! Rules and credentials follow their files, and no live stream notices.
 
 use outrelay::pki::Ca;
+use outrelay::relay::Relay;
 
 use crate::harness::{Deployment, OPEN_WORLD, agent, eventually, pair, rejection, soon, take};
 
@@ -53,7 +54,7 @@ async fn new_connections_meet_the_new_credentials_and_old_ones_go_on() {
     // Another authority, and a relay certificate from it; then a key that does not fit, which changes nothing.
     let next = Deployment { dir: tempfile::tempdir().unwrap(), ca: Ca::generate().unwrap() };
     let renewed = next.relay_config("r1", "").tls;
-    let current = &relay.vault().config.tls;
+    let current = &relay.vault().config.get().tls;
     for (from, to) in [(&renewed.cert, &current.cert), (&renewed.key, &current.key), (&renewed.ca, &current.ca)] {
         std::fs::copy(from, to).unwrap();
     }
@@ -83,3 +84,111 @@ async fn new_connections_meet_the_new_credentials_and_old_ones_go_on() {
 
 /// A connection that was not closed within this was accepted.
 const SETTLED: std::time::Duration = std::time::Duration::from_millis(200);
+
+#[tokio::test]
+async fn limits_change_while_streams_live_and_what_needs_a_restart_is_named() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.limits.streams = 1;
+    config.limits.services_per_agent = 1;
+    config.limits.connections = 2;
+    config.http.listen = None;
+    let changes = relay.configure(&config).unwrap();
+    assert_eq!(changes.applied, ["limits.connections", "limits.services_per_agent", "limits.streams"]);
+    assert_eq!(changes.needs_restart, ["http.listen"]);
+    assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 429);
+    let newcomer = deployment.ca.agent(&agent(3)).unwrap();
+    assert!(deployment.try_dial(&relay, &newcomer).await.is_err(), "two connections are enough now");
+    assert!(relay.http_addr().is_some(), "the old value stays");
+
+    config.limits.streams = 10;
+    config.limits.connections = 10;
+    relay.configure(&config).unwrap();
+    let (mut two, mut other) = pair(&consumer, &provider, 3).await;
+    two.send.write_all(b"x").await.unwrap();
+    take(&mut other.recv, 1).await;
+    let _newcomer = deployment.try_dial(&relay, &newcomer).await.unwrap();
+    up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut down.recv, 2).await, b"on", "the first stream has noticed nothing");
+}
+
+#[tokio::test]
+async fn a_connection_whose_authority_is_no_longer_trusted_is_closed_after_its_grace() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.limits.certificate_grace = std::time::Duration::from_millis(300);
+    let relay = Relay::start(config.clone()).await.unwrap();
+    let peer = deployment.peer(&relay, 1, &["resume-code"]).await;
+    relay.reload();
+    let next = Deployment { dir: tempfile::tempdir().unwrap(), ca: Ca::generate().unwrap() };
+    let renewed = next.relay_config("r1", "").tls;
+    for (from, to) in
+        [(&renewed.cert, &config.tls.cert), (&renewed.key, &config.tls.key), (&renewed.ca, &config.tls.ca)]
+    {
+        std::fs::copy(from, to).unwrap();
+    }
+    let since = std::time::Instant::now();
+    relay.reload();
+    let closed = soon("it is closed", peer.quic.closed()).await;
+    assert!(since.elapsed() >= config.limits.certificate_grace, "not before its grace is over");
+    let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
+    let why = String::from_utf8_lossy(&close.reason).into_owned();
+    assert_eq!(
+        (close.error_code.into_inner(), why.starts_with("certificate is no longer valid")),
+        (0x13, true),
+        "{why}"
+    );
+}
+
+/// The program itself: its file changes, and it hears SIGHUP.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_reads_its_file_again_on_sighup() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    let text = |limits: &str, level: &str, listen: &str| {
+        let (tls, rules) = (&config.tls, config.directory.rules.as_ref().unwrap());
+        format!(
+            "id = \"r1\"\nregion = \"acme\"\nlisten = \"{listen}\"\ntls = {{ cert = {:?}, key = {:?}, ca = {:?} }}\n\
+             http.listen = \"127.0.0.1:0\"\ndirectory.rules = {rules:?}\nlog.level = \"{level}\"\n[limits]\n{limits}\n",
+            tls.cert, tls.key, tls.ca
+        )
+    };
+    let file = deployment.write("relay.toml", &text("", "info", "127.0.0.1:0"));
+    let log = deployment.dir.path().join("log");
+    let mut running = std::process::Command::new(env!("CARGO_BIN_EXE_outrelay"))
+        .args(["relay", "--config"])
+        .arg(&file)
+        .env_remove("RUST_LOG")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let said = |words: &[&str]| {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+    };
+    let pid = running.id().to_string();
+    let hup = || assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    eventually("it listens", || said(&["listening"])).await;
+
+    deployment.write("relay.toml", &text("opne = 1", "info", "127.0.0.1:0"));
+    hup();
+    let why = eventually("a bad file is refused", || said(&["ERROR", "old one stays in force"])).await;
+    assert!(why.contains("relay.toml:9") || said(&["relay.toml:9"]).is_some(), "{why}");
+
+    deployment.write("relay.toml", &text("streams = 5", "warn", "127.0.0.1:1"));
+    hup();
+    eventually("what needs a restart is named", || said(&["WARN", "need a restart", "listen"])).await;
+    deployment.write("relay.toml", &text("streams = 6", "info", "127.0.0.1:0"));
+    hup();
+    let changed = eventually("and what does not", || said(&["INFO", "configuration changed", "limits.streams"])).await;
+    assert!(changed.contains("log.level"), "{changed}");
+    assert!(said(&["configuration changed", "limits.streams, log.level"]).is_some());
+    running.kill().unwrap();
+    running.wait().unwrap();
+}

@@ -190,7 +190,7 @@ impl ConnectionState {
 
     fn on_hello_overdue(&self) {
         if self.args.connection.accepted().is_none() {
-            let limit = self.args.vault.config.limits.hello;
+            let limit = self.args.vault.config.now().limits.hello;
             tracing::info!(agent = %self.args.connection.agent, ?limit, "no HELLO in time: closing");
             self.args.connection.close(ResetCode::PROTOCOL, &format!("no HELLO within {limit:?}"));
         }
@@ -226,7 +226,8 @@ async fn accept(
             }
             Ok((send, recv)) => {
                 let stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::UNSPECIFIED);
-                let limits = &vault.config.limits;
+                let config = vault.config.get();
+                let limits = &config.limits;
                 let reader = ControlReader::new(stream.recv, limits.frame_max_bytes);
                 connection.control_opened(Control {
                     reader: Arc::new(tokio::sync::Mutex::new(reader)),

@@ -79,7 +79,7 @@ impl HandshakeArgs {
     /// For a stream that has just arrived on `from`.
     #[must_use]
     pub fn new(from: &ConnectionArgs, fresh: Fresh) -> Self {
-        let deadline = Instant::now() + from.vault.config.limits.open;
+        let deadline = Instant::now() + from.vault.config.now().limits.open;
         Self {
             slot: Slot::new("handshake", format!("{}/{}", from.connection.generation, fresh.number)),
             from: from.clone(),
@@ -125,7 +125,8 @@ impl Actor for Handshake {
         _myself: ActorRef<HandshakeMsg>,
         HandshakeArgs { slot, from, fresh, deadline }: HandshakeArgs,
     ) -> Result<HandshakeState, ActorProcessingErr> {
-        let limits = &from.vault.config.limits;
+        let config = from.vault.config.get();
+        let limits = &config.limits;
         let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame.min(limits.open));
         Ok(HandshakeState {
             since: std::time::Instant::now(),
@@ -238,7 +239,7 @@ impl HandshakeState {
         if vault.drain.has_begun() {
             return Some(Reject::new(RejectCode::BadGateway, "the relay is draining"));
         }
-        let limit = vault.config.limits.streams;
+        let limit = vault.config.now().limits.streams;
         self.admitted = vault.traffic.admit(limit);
         self.admitted.is_none().then(|| {
             vault.metrics.limit_hit("streams");
@@ -361,7 +362,8 @@ impl HandshakeState {
     }
 
     fn open_provider(&mut self, candidate: &Candidate, incoming: orp::IncomingStream) {
-        let limits = &self.from.vault.config.limits;
+        let config = self.from.vault.config.get();
+        let limits = &config.limits;
         let by = self.deadline.min(Instant::now() + limits.provider_answer);
         let provider = self.provider_connection(candidate);
         let frame_max = limits.frame_max_bytes;
@@ -394,7 +396,7 @@ impl HandshakeState {
         }
         let consumer = self.consumer.take();
         let in_band = Frame::StreamReject(reject.to_message(StreamId(0)));
-        let within = self.from.vault.config.limits.first_frame;
+        let within = self.from.vault.config.now().limits.first_frame;
         let write = async move {
             // Dropped when the peer takes nothing for that long: a reset.
             let written = tokio::time::timeout(within, write_reject(consumer, in_band)).await;
