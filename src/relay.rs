@@ -27,6 +27,7 @@ use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
 use crate::vault::connections::Connections;
 use crate::vault::drain::Drain;
+use crate::vault::flights::Flights;
 use crate::vault::policy::PolicyStore;
 use crate::vault::settings::Settings;
 use crate::vault::streams::StreamIndex;
@@ -106,6 +107,7 @@ impl Relay {
             streams: StreamIndex::default(),
             connections: Connections::new(&metrics, config.limits.control_queue),
             arrivals: Arrivals::default(),
+            flights: Flights::default(),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),
             metrics,

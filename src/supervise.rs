@@ -21,6 +21,7 @@
 //! | [`fault`] | kill, panic, hang |
 //! | [`sweeper`] | ends actors that hang |
 //! | [`tree`] | a running tree, as who started it holds it |
+//! | [`recorder`] | an actor's last messages, and how its earlier incarnations ended |
 //! | [`task`] | a task owned by an actor |
 
 pub mod children;
@@ -30,6 +31,7 @@ mod incarnation;
 pub mod intensity;
 pub mod node;
 pub mod one_for_one;
+pub mod recorder;
 pub mod report;
 pub mod slot;
 pub mod spec;

@@ -11,6 +11,7 @@
 //! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
 //! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
 //! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
+//! | [`flights`] | what happened to each stream, bounded | handshakes and splices |
 //! | [`traffic`] | bytes of live streams | splices register |
 //! | [`places`] | how many connections there are, and how many of them are half-open | arrivals take, connections hold |
 //! | [`drain`] | whether the relay takes nothing new | whoever asks it to stop |
@@ -26,6 +27,7 @@ pub mod audit;
 pub mod connections;
 pub mod control_writer;
 pub mod drain;
+pub mod flights;
 pub mod places;
 pub mod policy;
 pub mod settings;
@@ -50,6 +52,8 @@ pub struct Vault {
     pub connections: connections::Connections,
     /// TLS handshakes in progress.
     pub arrivals: arrivals::Arrivals,
+    /// What happened to each stream lately.
+    pub flights: flights::Flights,
     /// Bytes of live streams.
     pub traffic: traffic::Traffic,
     /// Whether the relay takes nothing new.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::protocol::{Reply, Request, Struck};
 use crate::supervise::fault::{self, Fault};
 use crate::supervise::node::Node;
-use crate::supervise::report::{self, Report};
+use crate::supervise::report::{self, Inspection, Report};
 
 /// Whether an operator may strike actors (`admin.fault_injection`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub async fn answer(root: &Arc<Node>, injection: Injection, request: Request) ->
     Ok(match request {
         Request::Tree => Reply::done(&Report::of(root)),
         Request::Inspect { actor } => match report::find(root, &actor) {
-            Ok(node) => Reply::done(&Report::of(&node)),
+            Ok(node) => Reply::done(&Inspection::of(&node)),
             Err(why) => Reply::Refused(why),
         },
         Request::Kill { actor } => strike(root, injection, &actor, Fault::Kill).await,

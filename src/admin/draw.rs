@@ -15,7 +15,8 @@ use self::text::{Cell, Colour, Style, coloured, duration, instant, or_dash, show
 use super::protocol::{AgentRow, PolicyReport, RuleRow, ServiceRow, StreamRow};
 use crate::core::policy::Effect;
 use crate::supervise::node::Status;
-use crate::supervise::report::Report;
+use crate::supervise::recorder::Recorded;
+use crate::supervise::report::{Inspection, Report};
 
 /// The longest detail of an actor in the tree, in characters; `inspect` shows it whole.
 const DETAIL_MAX_CHARS: usize = 72;
@@ -99,19 +100,30 @@ fn status(status: Status) -> (&'static str, Colour) {
 
 /// One actor in full: its row, then all that it says of itself, then those below it.
 #[must_use]
-pub fn inspect(report: &Report, now_ms: u64, style: Style) -> String {
+pub fn inspect(inspection: &Inspection, now_ms: u64, style: Style) -> String {
+    let Inspection { report, exits, messages, stream } = inspection;
     let mut text = tree(report, now_ms, style);
     if let Some(since) = report.started_at {
         text += &format!("\nstarted at: {}\n", instant(since));
-    }
-    if let Some(exit) = &report.last_exit {
-        text += &format!("\nlast exit: {}\n", shown(exit));
     }
     if !report.detail.is_null() {
         // JSON escapes control characters itself.
         text += &format!("\ndetail: {:#}\n", report.detail);
     }
+    for (title, events) in [("earlier exits", exits), ("last messages", messages), ("its stream", stream)] {
+        text += &recorded(title, events, now_ms);
+    }
     text
+}
+
+/// A line per event, the oldest first; nothing when there are none.
+fn recorded(title: &str, events: &[Recorded], now_ms: u64) -> String {
+    let line = |event: &Recorded| {
+        let took = event.took_us.map(|us| format!(" ({us} µs)")).unwrap_or_default();
+        format!("  {:>8} ago  {}{took}\n", duration(now_ms.saturating_sub(event.at)), shown(&event.what))
+    };
+    let lines: String = events.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{title}:\n{lines}") }
 }
 
 /// Connected agents.
@@ -327,8 +339,17 @@ relay:r1            1  running     4s         0        0     -
 └── admin           1  running     4s         0        0     -
 ";
         assert_eq!(tree(&root, 5_000, Style::Plain), expected);
+        let recorded = |at, what: &str, took_us| Recorded { at, what: what.into(), took_us };
+        let splice = Inspection {
+            report: splice,
+            exits: vec![recorded(2_000, "panicked: \u{1b}[31mred", None)],
+            messages: vec![recorded(4_500, "PumpEnded", Some(12))],
+            stream: vec![],
+        };
         let whole = inspect(&splice, 5_000, Style::Plain);
-        assert!(whole.contains("last exit: panicked: \\u{1b}[31mred\n"), "{whole}");
+        assert!(whole.contains("earlier exits:\n        3s ago  panicked: \\u{1b}[31mred\n"), "{whole}");
+        assert!(whole.contains("last messages:\n     500ms ago  PumpEnded (12 µs)\n"), "{whole}");
+        assert!(!whole.contains("its stream"), "{whole}");
         assert!(whole.contains("\"service\": \"svc-web\""), "{whole}");
     }
 

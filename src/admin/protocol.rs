@@ -1,7 +1,8 @@
 //! What travels over the admin socket: one JSON object a line, a request and then its reply.
 //!
 //! `{"cmd":"inspect","actor":"splice:42"}` is answered by `{"ok":true,"data":…}` or `{"ok":false,"error":"…"}`. The data of
-//! `tree` and `inspect` is a [`Report`](crate::supervise::report::Report); that of the lists is an array of the rows below.
+//! `tree` is a [`Report`](crate::supervise::report::Report), that of `inspect` an
+//! [`Inspection`](crate::supervise::report::Inspection); that of the lists is an array of the rows below.
 
 use std::io;
 

@@ -16,7 +16,7 @@ use crate::admin::protocol::{
     AgentRow, DEFAULT_SOCKET, Draining, PolicyReport, Request, ServiceRow, StreamRow, Struck,
 };
 use crate::clock::unix_ms;
-use crate::supervise::report::Report;
+use crate::supervise::report::{Inspection, Report};
 
 /// Looks into a running relay or agent over its unix socket.
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ async fn as_text(client: &mut Client, request: &Request) -> Result<String> {
     let (now_ms, style) = (unix_ms(SystemTime::now()), Style::of_stdout());
     Ok(match request {
         Request::Tree => draw::tree(&client.data::<Report>(request).await?, now_ms, style),
-        Request::Inspect { .. } => draw::inspect(&client.data::<Report>(request).await?, now_ms, style),
+        Request::Inspect { .. } => draw::inspect(&client.data::<Inspection>(request).await?, now_ms, style),
         Request::Agents => draw::agents(&client.data::<Vec<AgentRow>>(request).await?, now_ms, style),
         Request::Streams => draw::streams(&client.data::<Vec<StreamRow>>(request).await?, now_ms, style),
         Request::Services => draw::services(&client.data::<Vec<ServiceRow>>(request).await?, style),
@@ -125,7 +125,8 @@ async fn struck(what: &str, client: &mut Client, request: &Request) -> Result<St
 // Read into types and written again: what is printed has the documented fields, whoever answered.
 async fn as_json(client: &mut Client, request: &Request) -> Result<String> {
     match request {
-        Request::Tree | Request::Inspect { .. } => object::<Report>(client, request).await,
+        Request::Tree => object::<Report>(client, request).await,
+        Request::Inspect { .. } => object::<Inspection>(client, request).await,
         Request::Policy => object::<PolicyReport>(client, request).await,
         Request::Kill { .. } | Request::Panic { .. } | Request::Hang { .. } => object::<Struck>(client, request).await,
         Request::Drain => object::<Draining>(client, request).await,

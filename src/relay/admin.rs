@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use crate::admin::protocol::{AgentRow, Draining, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow};
 use crate::admin::{actors, server};
 use crate::clock::unix_ms;
-use crate::core::ids::ServiceName;
+use crate::core::ids::{ServiceName, StreamId};
 use crate::supervise::node::Node;
+use crate::supervise::recorder;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
@@ -82,7 +83,9 @@ impl Actor for Admin {
 
 async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
     let faults = vault.config.now().admin.fault_injection.into();
+    let about = if let Request::Inspect { actor } = &request { actor.clone() } else { String::new() };
     let request = match actors::answer(root, faults, request).await {
+        Ok(Reply::Refused(why)) => return Reply::Refused(format!("{why}{}", of_gone_stream(vault, &about))),
         Ok(reply) => return reply,
         Err(request) => request,
     };
@@ -98,6 +101,13 @@ async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
         }
         other => Reply::Refused(format!("a relay does not answer {other:?}")),
     }
+}
+
+/// What is still known of a stream whose actor is gone; nothing when `selector` names something else.
+fn of_gone_stream(vault: &Vault, selector: &str) -> String {
+    let id = selector.split_once(':').filter(|(kind, _)| *kind == "splice").and_then(|(_, id)| id.parse().ok());
+    let events = id.map(|id| vault.flights.of_any_tenant(StreamId(id))).unwrap_or_default();
+    if events.is_empty() { String::new() } else { format!("\nit carried: {}", recorder::in_a_line(&events)) }
 }
 
 fn agents(vault: &Vault, root: &Arc<Node>) -> Vec<AgentRow> {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::intensity::{Intensity, Limits, Next};
 use super::node::{Node, Status};
+use super::recorder;
 use super::slot::Slot;
 use super::spec::{ChildSpec, Exit, Restart};
 use super::task::{self, Owned};
@@ -205,7 +206,10 @@ impl Children {
         let Some(id) = self.by_actor.remove(&actor.get_id()) else { return Change::None };
         let seen = self.children.get(&id).and_then(|child| child.spec.node.current()).map(|current| current.outcome());
         let exit = match (end, seen) {
-            (Err(why), _) => Exit::Failed(why),
+            (Err(why), _) => {
+                self.dump(id, &why);
+                Exit::Failed(why)
+            }
             // The event alone does not tell: ractor's reason for a kill is a word that a stop may give too.
             (Ok(reason), Some(Exit::Stopped(_))) => Exit::Stopped(reason),
             (Ok(_), _) => Exit::Killed,
@@ -283,6 +287,21 @@ impl Children {
                 Err(failed) => exit = failed,
             }
         }
+    }
+
+    /// What is recorded of a child that failed goes to the log: it may be gone in a moment.
+    fn dump(&self, id: u64, why: &str) {
+        let Some(child) = self.children.get(&id) else { return };
+        let node = &child.spec.node;
+        tracing::error!(
+            actor = %node.label(),
+            why,
+            messages = recorder::in_a_line(&node.recorder().events()),
+            earlier = recorder::in_a_line(&node.recorder().ends()),
+            carried = recorder::in_a_line(&node.recorded_elsewhere()),
+            detail = %node.detail(),
+            "actor failed: what is recorded of it"
+        );
     }
 
     fn restarted(&mut self, id: u64, cell: ActorCell) -> Change {

@@ -13,6 +13,7 @@ use ractor::ActorCell;
 use tokio::sync::watch;
 
 use super::incarnation::Incarnation;
+use super::recorder::{Recorded, Recorder};
 use super::spec::Exit;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -20,6 +21,8 @@ static NEXT_ADOPTION: AtomicU64 = AtomicU64::new(1);
 
 /// What an actor says of itself, computed on demand from shared state: it must not wait for the actor.
 type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// What is recorded elsewhere of what the actor carries.
+type Elsewhere = Box<dyn Fn() -> Vec<Recorded> + Send + Sync>;
 /// Told of each restart; must be quick.
 type OnRestart = Box<dyn Fn() + Send + Sync>;
 /// How a supervisor is asked to stop its children first; a leaf has none and gets ractor's stop.
@@ -47,7 +50,6 @@ struct Life {
     current: Option<Arc<Incarnation>>,
     restarts: u64,
     started_at: Option<SystemTime>,
-    last_exit: Option<String>,
     /// Grows with each adoption, by whichever supervisor: siblings' order of starting. Ids do not tell that: a node is
     /// often made long before its actor is started.
     adoption: u64,
@@ -64,6 +66,8 @@ pub struct Node {
     children: Mutex<BTreeMap<u64, Arc<Node>>>,
     cell: watch::Sender<Option<ActorCell>>,
     life: Mutex<Life>,
+    recorder: Recorder,
+    elsewhere: OnceLock<Elsewhere>,
     on_restart: OnceLock<OnRestart>,
     detail: Mutex<Option<Detail>>,
     stop_request: Mutex<Option<StopRequest>>,
@@ -90,10 +94,11 @@ impl Node {
                 current: None,
                 restarts: 0,
                 started_at: None,
-                last_exit: None,
                 adoption: 0,
                 orphaned: false,
             }),
+            recorder: Recorder::default(),
+            elsewhere: OnceLock::new(),
             on_restart: OnceLock::new(),
             detail: Mutex::new(None),
             stop_request: Mutex::new(None),
@@ -157,7 +162,24 @@ impl Node {
     /// Why the incarnation before this one ended.
     #[must_use]
     pub fn last_exit(&self) -> Option<String> {
-        lock(&self.life).last_exit.clone()
+        self.recorder.last_end()
+    }
+
+    /// Its last messages, and how its earlier incarnations ended.
+    #[must_use]
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Says where more is recorded of what the actor carries. The first one set stays; it must not own what owns this node.
+    pub fn also_recorded(&self, elsewhere: impl Fn() -> Vec<Recorded> + Send + Sync + 'static) {
+        self.elsewhere.get_or_init(|| Box::new(elsewhere));
+    }
+
+    /// What is recorded elsewhere of what the actor carries, the oldest first.
+    #[must_use]
+    pub fn recorded_elsewhere(&self) -> Vec<Recorded> {
+        self.elsewhere.get().map_or_else(Vec::new, |elsewhere| elsewhere())
     }
 
     /// Messages sent through a handle and not yet taken.
@@ -305,11 +327,13 @@ impl Node {
 
     fn end(&self, exit: Option<String>, next: Status) {
         *lock(&self.stop_request) = None;
+        if let Some(exit) = exit {
+            self.recorder.ended(exit);
+        }
         {
             let mut life = lock(&self.life);
             life.status = next;
             life.current = None;
-            life.last_exit = exit.or_else(|| life.last_exit.take());
         }
         // Last: who waits for the next incarnation looks at the status when this changes.
         self.cell.send_replace(None);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::node::{Node, Status};
+use super::recorder::Recorded;
 use crate::clock::unix_ms;
 
 /// One actor and those below it, as `admin tree --json` prints them.
@@ -67,6 +68,33 @@ impl Report {
             pending.extend(next.children.iter().rev());
             Some(next)
         })
+    }
+}
+
+/// One actor in full, as `admin inspect --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// It, and those below it.
+    #[serde(flatten)]
+    pub report: Report,
+    /// How its earlier incarnations ended, the oldest first.
+    pub exits: Vec<Recorded>,
+    /// The last messages that it dealt with, the oldest first.
+    pub messages: Vec<Recorded>,
+    /// What is recorded of the stream that it carries, if it carries one, the oldest first.
+    pub stream: Vec<Recorded>,
+}
+
+impl Inspection {
+    /// What is known of `node` now.
+    #[must_use]
+    pub fn of(node: &Arc<Node>) -> Self {
+        Self {
+            report: Report::of(node),
+            exits: node.recorder().ends(),
+            messages: node.recorder().events(),
+            stream: node.recorded_elsewhere(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One child of a supervisor: how it is started, whether it is started again, how long it may take to stop.
 
-use std::fmt;
+use std::fmt::{self, Debug};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl ChildSpec {
     /// It has `shutdown` to stop by itself; then it is killed.
     pub fn new<A, F>(slot: &Slot<A::Msg>, restart: Restart, shutdown: Duration, make: F) -> Self
     where
-        A: Actor,
+        A: Actor<Msg: Debug>,
         F: Fn() -> (A, A::Arguments) + Send + 'static,
     {
         let node = Arc::clone(slot.node());
@@ -112,7 +112,7 @@ impl ChildSpec {
     /// A temporary child: its arguments are used up by the one start it gets.
     pub fn once<A>(slot: &Slot<A::Msg>, shutdown: Duration, actor: A, args: A::Arguments) -> Self
     where
-        A: Actor,
+        A: Actor<Msg: Debug>,
     {
         let node = Arc::clone(slot.node());
         let start = {
@@ -153,7 +153,7 @@ impl ChildSpec {
     }
 }
 
-fn spawn<A: Actor>(node: Arc<Node>, actor: A, args: A::Arguments, parent: ActorCell) -> Starting {
+fn spawn<A: Actor<Msg: Debug>>(node: Arc<Node>, actor: A, args: A::Arguments, parent: ActorCell) -> Starting {
     Box::pin(async move {
         let (actor, _joined) = Actor::spawn_linked(None, Watched::new(actor, node), args, parent).await?;
         Ok(actor.get_cell())

@@ -1,6 +1,7 @@
-//! The wrapper around every supervised actor: counts its mailbox, times its handler, notes how it ends, takes injected
-//! faults.
+//! The wrapper around every supervised actor: counts its mailbox, times its handler, records what it dealt with and how it
+//! ends, takes injected faults.
 
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -40,7 +41,7 @@ async fn watch(
     done
 }
 
-impl<A: Actor> Actor for Watched<A> {
+impl<A: Actor<Msg: Debug>> Actor for Watched<A> {
     type Msg = A::Msg;
     type State = A::State;
     type Arguments = A::Arguments;
@@ -75,7 +76,10 @@ impl<A: Actor> Actor for Watched<A> {
     ) -> Result<(), ActorProcessingErr> {
         let incarnation = Arc::clone(self.incarnation(&myself));
         incarnation.unqueued();
-        watch(&incarnation, self.inner.handle(myself, message, state)).await
+        self.node.recorder().begins(&message);
+        let done = watch(&incarnation, self.inner.handle(myself, message, state)).await;
+        self.node.recorder().done();
+        done
     }
 
     async fn handle_supervisor_evt(
@@ -91,6 +95,10 @@ impl<A: Actor> Actor for Watched<A> {
             }
             return Ok(());
         }
-        watch(&incarnation, self.inner.handle_supervisor_evt(myself, event, state)).await
+        // Its `Debug` starts with its name, as that of a message does.
+        self.node.recorder().begins(&event);
+        let done = watch(&incarnation, self.inner.handle_supervisor_evt(myself, event, state)).await;
+        self.node.recorder().done();
+        done
     }
 }

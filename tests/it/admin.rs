@@ -62,6 +62,46 @@ async fn an_operator_sees_agents_services_streams_rules_and_the_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_actor_and_a_stream_went_through_is_there_to_be_looked_at_afterwards() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (up, down) = pair(&consumer, &provider, 42).await;
+    let of = |value: &serde_json::Value| {
+        let events = value.as_array().unwrap().iter();
+        events.map(|event| event["what"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+
+    let splice = json(&socket, &["inspect", "splice:42"]).await;
+    let opened = format!("opened by {} for \"svc\"", agent(2));
+    assert_eq!(
+        of(&splice[0]["stream"]),
+        [opened.clone(), format!("asking {}", agent(1)), "accepted and spliced".into()]
+    );
+
+    let panics = |n: u64| move |a: &outrelay::supervise::report::Report| a.kind == "registry" && a.restarts == n;
+    for n in 1..=2 {
+        assert!(admin(&socket, &["panic", "registry"]).await.status.success());
+        eventually("restarted", || relay.tree().walk().any(panics(n)).then_some(())).await;
+    }
+    let registry = json(&socket, &["inspect", "registry"]).await;
+    assert_eq!(of(&registry[0]["exits"]).len(), 2);
+    assert!(of(&registry[0]["messages"]).starts_with(&["Register".into(), "Resolve".into()]), "{registry:#?}");
+    let drawn = String::from_utf8(admin(&socket, &["inspect", "registry"]).await.stdout).unwrap();
+    assert!(drawn.contains("earlier exits:\n") && drawn.contains("injected panic"), "{drawn}");
+
+    drop((up, down));
+    eventually("it has ended", || relay.vault().streams.is_empty().then_some(())).await;
+    let gone = admin(&socket, &["inspect", "splice:42"]).await;
+    let why = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(why.contains("no actor") && why.contains(&opened) && why.contains("ended: up "), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_kills_panics_and_hangs_actors_and_hears_of_mistakes() {
     let deployment = Deployment::new();
     let relay = deployment.relay().await;

@@ -17,6 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admin::protocol::StreamRow;
 use crate::clock::unix_ms;
+use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
 use crate::core::policy::{P2pMode, RelayMode};
 use crate::core::reject::{CodeAgreement, ResetCode};
@@ -139,6 +140,7 @@ impl Actor for Splice {
         let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.codes);
         let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.codes);
         describe(&slot, &about, &up.count, &down.count);
+        recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
         pair.vault.metrics.streams_opened.inc();
         let counted = pair.vault.traffic.began(&up.count, &down.count);
         // Only now: a drain that waits for one of the two never sees none.
@@ -210,10 +212,17 @@ fn describe(slot: &Slot<SpliceMsg>, about: &StreamRow, up: &Arc<PumpCount>, down
     });
 }
 
+fn recorded(slot: &Slot<SpliceMsg>, vault: &Arc<Vault>, tenant: &Tenant, id: StreamId) {
+    let (vault, tenant) = (Arc::clone(vault), tenant.clone());
+    slot.node().also_recorded(move || vault.flights.of(&tenant, id));
+}
+
 /// The one line that an operator gets per stream. Written however the splice ends.
 impl Drop for SpliceState {
     fn drop(&mut self) {
         self.vault.metrics.streams_ended.inc();
+        let ended = format!("ended: up {}, down {}", self.up.outcome(), self.down.outcome());
+        self.vault.flights.note(self.parties.consumer.tenant(), self.stream_id, ended);
         tracing::info!(
             stream = %self.stream_id,
             consumer = %self.parties.consumer,

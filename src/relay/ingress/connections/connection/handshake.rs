@@ -10,6 +10,7 @@
 //!
 //! What happens when is decided by [`core::open`](crate::core::open); this actor performs it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,6 +215,7 @@ impl HandshakeState {
         let head = match frame {
             Ok(Frame::OpenStream(open)) => {
                 self.asked = open.clone();
+                self.note(format!("opened by {agent} for {:?}", open.target_service));
                 self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
             }
             Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
@@ -364,6 +366,7 @@ impl HandshakeState {
     fn open_provider(&mut self, candidate: &Candidate, incoming: orp::IncomingStream) {
         let config = self.from.vault.config.get();
         let limits = &config.limits;
+        self.note(format!("asking {}", candidate.agent));
         let by = self.deadline.min(Instant::now() + limits.provider_answer);
         let provider = self.provider_connection(candidate);
         let frame_max = limits.frame_max_bytes;
@@ -382,6 +385,7 @@ impl HandshakeState {
     /// Writes the refusal, in band and, for an agent that named `reject-ctrl`, on its control stream too.
     fn reject(&mut self, reject: Reject) {
         self.count("rejected", reject.code.code());
+        self.note(format!("refused: {reject}"));
         let connection = &self.from.connection;
         tracing::info!(
             consumer = %connection.agent,
@@ -434,6 +438,7 @@ impl HandshakeState {
             return;
         }
         self.count("spliced", 0);
+        self.note("accepted and spliced");
         self.from.connection.send_control(&ready(stream_id, &self.from.connection, &served_by));
         served_by.send_control(&ready(stream_id, &served_by, &self.from.connection));
     }
@@ -442,6 +447,11 @@ impl HandshakeState {
         self.counted = true;
         self.from.vault.metrics.open(outcome, code);
         self.from.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
+    }
+
+    fn note(&self, what: impl Into<Cow<'static, str>>) {
+        let id = StreamId(self.asked.stream_id);
+        self.from.vault.flights.note(self.from.connection.agent.tenant(), id, what);
     }
 
     fn parties(&self, candidate: &Candidate) -> Parties {
