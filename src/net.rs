@@ -1,5 +1,6 @@
 //! Transport: TLS, QUIC, framed reads and writes, streams with an explicit end.
 
+pub mod block;
 pub mod framed;
 #[cfg(test)]
 pub(crate) mod harness;

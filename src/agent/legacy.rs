@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
 use super::vault::routes::{Route, Signal};
@@ -62,13 +62,13 @@ impl Headed {
 }
 
 impl Source for Headed {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read> {
+    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
         if self.head.is_empty() {
-            return self.rest.poll_read(cx, buf);
+            return self.rest.poll_read_buf(cx, buf);
         }
-        let read = self.head.len().min(buf.len());
-        self.head.copy_to_slice(&mut buf[..read]);
-        Poll::Ready(Read::Data(read))
+        let part = self.head.split_to(self.head.len().min(buf.capacity() - buf.len()));
+        buf.extend_from_slice(&part);
+        Poll::Ready(Read::Data(part.len()))
     }
 
     fn reset_received(&mut self) -> impl Future<Output = End> + Send {

@@ -30,6 +30,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -171,7 +172,7 @@ impl TcpSource {
 }
 
 impl Source for TcpSource {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read> {
+    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
         if let Some(end) = self.end {
             return Poll::Ready(Read::End(end));
         }
@@ -186,7 +187,7 @@ impl Source for TcpSource {
                 Poll::Ready(Err(_)) => return self.ended(End::Lost),
                 Poll::Ready(Ok(())) => {}
             }
-            match self.socket.stream.try_read(buf) {
+            match self.socket.stream.try_read_buf(buf) {
                 Ok(0) => {
                     let end = self.socket.eof();
                     return self.ended(end);
@@ -276,10 +277,10 @@ impl TcpSink {
 }
 
 impl Sink for TcpSink {
-    async fn write_all(&mut self, mut buf: &[u8]) -> Result<(), WriteEnd> {
-        while !buf.is_empty() {
-            let written = poll_fn(|cx| self.poll_write(cx, buf)).await?;
-            buf = &buf[written..];
+    async fn write_bytes(&mut self, mut bytes: Bytes) -> Result<(), WriteEnd> {
+        while !bytes.is_empty() {
+            let written = poll_fn(|cx| self.poll_write(cx, &bytes)).await?;
+            bytes.advance(written);
         }
         Ok(())
     }

@@ -3,14 +3,13 @@
 //! A pump owns its source and its sink. Whatever ends it ends both, explicitly; when the pump itself is dropped (its task was killed),
 //! the halves' own drop resets and stops them. It waits in one of two places, and watches the other side in both:
 //!
-//! - for data, holding no buffer; meanwhile the sink may be stopped, and the stop is passed on at once;
-//! - for the sink's window, holding one buffer; meanwhile the source may be reset or lost, and that is passed on within milliseconds (at most
+//! - for data, holding no block; meanwhile the sink may be stopped, and the stop is passed on at once;
+//! - for the sink's window, holding what was read; meanwhile the source may be reset or lost, and that is passed on within milliseconds (at most
 //!   320 when it has been blocked for long), so that
 //!   a stalled reader does not hide a cut.
 //!
 //! A FIN is written only after every byte before it was.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -18,22 +17,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+
 use crate::core::reject::ResetCode;
+use crate::net::block::Block;
 use crate::net::receive_window::Stall;
 use crate::net::stream::{End, Read, RecvHalf, SendHalf, WriteEnd};
 
-/// Bytes moved at once: large enough that quinn's send buffer keeps few segments.
-const BUFFER_LEN: usize = 64 * 1024;
 /// How long a write may be blocked before the source is watched. Under load nearly every write blocks for a moment, and watching
 /// takes the lock of the source's connection, which is just then busy receiving.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// Free buffers kept per thread.
-const POOLED: usize = 16;
 
 /// What a pump reads.
 pub trait Source: Send {
-    /// As [`RecvHalf::poll_read`].
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read>;
+    /// As [`RecvHalf::poll_read_buf`].
+    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read>;
     /// As [`RecvHalf::reset_received`].
     fn reset_received(&mut self) -> impl Future<Output = End> + Send;
     /// As [`RecvHalf::stall`].
@@ -46,8 +44,8 @@ pub trait Source: Send {
 
 /// What a pump writes.
 pub trait Sink: Send {
-    /// As [`SendHalf::write_all`].
-    fn write_all(&mut self, buf: &[u8]) -> impl Future<Output = Result<(), WriteEnd>> + Send;
+    /// As [`SendHalf::write_bytes`].
+    fn write_bytes(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), WriteEnd>> + Send;
     /// As [`SendHalf::stopped`].
     fn stopped(&self) -> impl Future<Output = WriteEnd> + Send + 'static;
     /// As [`SendHalf::finish`].
@@ -57,8 +55,8 @@ pub trait Sink: Send {
 }
 
 impl Source for RecvHalf {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Read> {
-        Self::poll_read(self, cx, buf)
+    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
+        Self::poll_read_buf(self, cx, buf)
     }
     fn reset_received(&mut self) -> impl Future<Output = End> + Send {
         Self::reset_received(self)
@@ -72,8 +70,8 @@ impl Source for RecvHalf {
 }
 
 impl Sink for SendHalf {
-    fn write_all(&mut self, buf: &[u8]) -> impl Future<Output = Result<(), WriteEnd>> + Send {
-        Self::write_all(self, buf)
+    fn write_bytes(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), WriteEnd>> + Send {
+        Self::write_bytes(self, bytes)
     }
     fn stopped(&self) -> impl Future<Output = WriteEnd> + Send + 'static {
         Self::stopped(self)
@@ -162,11 +160,11 @@ where
             Ok(chunk) => chunk,
             Err(halt) => break halt,
         };
-        if let Err(halt) = write_chunk(&mut source, &mut sink, chunk.bytes()).await {
+        let len = chunk.len();
+        if let Err(halt) = write_chunk(&mut source, &mut sink, chunk).await {
             break halt;
         }
-        count.add(chunk.len);
-        drop(chunk);
+        count.add(len);
         // Two sides that are always ready would keep a runtime thread to themselves.
         tokio::task::consume_budget().await;
     };
@@ -210,22 +208,22 @@ where
     }
 }
 
-/// Waits for data without holding a buffer: one is taken for each try, and given back when there was nothing.
+/// Waits for data without holding a block: one is taken for each try, and given back when there was nothing.
 fn poll_chunk(
     source: &mut impl Source,
     stopped: Pin<&mut impl Future<Output = WriteEnd>>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Chunk, Halt>> {
-    let mut buffer = Buffer::take();
-    match source.poll_read(cx, &mut buffer.0) {
-        Poll::Ready(Read::Data(len)) => Poll::Ready(Ok(Chunk { buffer, len })),
+) -> Poll<Result<Bytes, Halt>> {
+    let mut block = Block::take();
+    match source.poll_read_buf(cx, block.buffer()) {
+        Poll::Ready(Read::Data(_)) => Poll::Ready(Ok(block.into_bytes())),
         Poll::Ready(Read::End(end)) => Poll::Ready(Err(Halt::Source(end))),
         Poll::Pending => stopped.poll(cx).map(|end| Err(Halt::Sink(end))),
     }
 }
 
-async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: &[u8]) -> Result<(), Halt> {
-    let mut write = pin!(sink.write_all(bytes));
+async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: Bytes) -> Result<(), Halt> {
+    let mut write = pin!(sink.write_bytes(bytes));
     let mut cut_short = pin!(async {
         tokio::time::sleep(PATIENCE).await;
         let Some(stall) = source.stall() else { return Halt::Source(source.reset_received().await) };
@@ -239,55 +237,6 @@ async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: &[u8
         Poll::Pending => cut_short.as_mut().poll(cx).map(Err),
     })
     .await
-}
-
-struct Chunk {
-    buffer: Buffer,
-    len: usize,
-}
-
-impl Chunk {
-    fn bytes(&self) -> &[u8] {
-        &self.buffer.0[..self.len]
-    }
-}
-
-thread_local! {
-    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-#[cfg(test)]
-thread_local! {
-    static TAKEN: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
-/// A buffer of the thread's pool; dropping it gives it back (to the pool of the thread it is dropped on).
-struct Buffer(Box<[u8]>);
-
-impl Buffer {
-    fn take() -> Self {
-        #[cfg(test)]
-        TAKEN.set(TAKEN.get() + 1);
-        let pooled = POOL.with_borrow_mut(Vec::pop);
-        Self(pooled.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice()))
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        #[cfg(test)]
-        TAKEN.set(TAKEN.get() - 1);
-        let buffer = std::mem::take(&mut self.0);
-        let kept = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < POOLED {
-                pool.push(buffer);
-            }
-        });
-        if kept.is_err() {
-            tracing::trace!("a pump outlived its thread's buffer pool");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,12 +8,13 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::VarInt;
+use tokio_util::io::poll_read_buf;
 
 use crate::core::reject::ResetCode;
 use crate::net::receive_window::{ReceiveWindow, Stall};
@@ -132,6 +133,16 @@ impl SendHalf {
         }
     }
 
+    /// Writes all of `bytes`, as [`SendHalf::write_all`] does, without copying them.
+    ///
+    /// # Errors
+    /// As [`SendHalf::write_all`].
+    pub async fn write_bytes(&mut self, bytes: Bytes) -> Result<(), WriteEnd> {
+        match &mut self.carrier {
+            SendCarrier::Quic(stream) => stream.write_chunk(bytes).await.map_err(write_end),
+        }
+    }
+
     /// Writes some prefix of `buf` and returns its length. Cancel-safe: when the future is dropped, nothing was written.
     ///
     /// # Errors
@@ -230,7 +241,8 @@ impl RecvHalf {
         match &mut self.state {
             RecvState::Ended(end) => Poll::Ready(Read::End(*end)),
             RecvState::Rest(rest) => {
-                let read = read_rest(rest, buf);
+                let mut free = &mut buf[..];
+                let read = read_rest(rest, free.len(), |part| free.put_slice(part));
                 Poll::Ready(if read == 0 { self.ended(End::Fin) } else { Read::Data(read) })
             }
             RecvState::Open => {
@@ -239,6 +251,27 @@ impl RecvHalf {
                     Ok(0) => self.ended(End::Fin),
                     Ok(read) => Read::Data(read),
                     Err(error) => self.ended(read_end(&error)),
+                })
+            }
+        }
+    }
+
+    /// Appends to `buf`, within its capacity, of which some must be left. Cancel-safe: a pending read has taken nothing.
+    pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
+        debug_assert!(buf.len() < buf.capacity(), "a read into a full buffer would look like an end");
+        match &mut self.state {
+            RecvState::Ended(end) => Poll::Ready(Read::End(*end)),
+            RecvState::Rest(rest) => {
+                let read = read_rest(rest, buf.capacity() - buf.len(), |part| buf.extend_from_slice(part));
+                Poll::Ready(if read == 0 { self.ended(End::Fin) } else { Read::Data(read) })
+            }
+            RecvState::Open => {
+                let RecvCarrier::Quic { stream, .. } = &mut self.carrier;
+                Poll::Ready(match ready!(poll_read_buf(Pin::new(stream), cx, buf)) {
+                    Ok(0) => self.ended(End::Fin),
+                    Ok(read) => Read::Data(read),
+                    // quinn wraps its own error; anything else cannot be.
+                    Err(error) => self.ended(error.downcast().map_or(End::Lost, |error| read_end(&error))),
                 })
             }
         }
@@ -356,12 +389,13 @@ impl Drop for RecvHalf {
     }
 }
 
-fn read_rest(rest: &mut VecDeque<Bytes>, buf: &mut [u8]) -> usize {
+/// Takes at most `room` bytes off `rest`, piece by piece; how many.
+fn read_rest(rest: &mut VecDeque<Bytes>, room: usize, mut take: impl FnMut(&[u8])) -> usize {
     let mut read = 0;
     while let Some(chunk) = rest.front_mut() {
-        let take = chunk.len().min(buf.len() - read);
-        chunk.copy_to_slice(&mut buf[read..read + take]);
-        read += take;
+        let part = chunk.split_to(chunk.len().min(room - read));
+        take(&part);
+        read += part.len();
         if chunk.has_remaining() {
             break;
         }

@@ -20,7 +20,7 @@ async fn connection() -> (TcpStream, TcpStream) {
 }
 
 async fn read(source: &mut TcpSource) -> Read {
-    soon(poll_fn(|cx| source.poll_read(cx, &mut [0; 1024]))).await
+    soon(poll_fn(|cx| source.poll_read_buf(cx, &mut BytesMut::with_capacity(1024)))).await
 }
 
 /// What the application reads: everything, then an orderly end or an error.
@@ -41,7 +41,7 @@ async fn a_fin_in_each_direction_makes_an_orderly_close() {
     assert_eq!(read(&mut source).await, Read::Data(7));
     assert_eq!(read(&mut source).await, Read::End(End::Fin));
     drop(source);
-    sink.write_all(b"answer").await.unwrap();
+    sink.write_bytes(Bytes::from_static(b"answer")).await.unwrap();
     sink.finish();
     assert_eq!(application_reads(&mut application).await, (b"answer".to_vec(), Ok(())));
 }
@@ -50,7 +50,7 @@ async fn a_fin_in_each_direction_makes_an_orderly_close() {
 async fn a_half_dropped_without_an_end_resets_and_wakes_the_other() {
     let (mut application, ours) = connection().await;
     let (mut source, sink) = split(ours);
-    let mut reading = pin!(poll_fn(|cx| source.poll_read(cx, &mut [0; 8])));
+    let mut reading = pin!(poll_fn(|cx| source.poll_read_buf(cx, &mut BytesMut::with_capacity(8))));
     assert!(crate::net::harness::is_pending(reading.as_mut()).await);
     drop(sink);
     assert_eq!(promptly(reading).await, Read::End(CUT));
@@ -70,11 +70,11 @@ async fn a_half_dropped_without_an_end_resets_and_wakes_the_other() {
 async fn a_dropped_source_wakes_a_blocked_write() {
     let (_application, ours) = connection().await;
     let (source, mut sink) = split(ours);
-    let chunk = vec![0; 64 * 1024];
+    let chunk = Bytes::from(vec![0; 64 * 1024]);
     let written = soon(async {
         let mut source = Some(source);
         loop {
-            match tokio::time::timeout(Duration::from_millis(50), sink.write_all(&chunk)).await {
+            match tokio::time::timeout(Duration::from_millis(50), sink.write_bytes(chunk.clone())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(end)) => return end,
                 Err(_) => drop(source.take()),
@@ -123,7 +123,7 @@ async fn a_reset_that_a_write_took_is_no_end_of_stream_for_the_reader() {
     drop(application);
     let end = soon(async {
         loop {
-            if let Err(end) = sink.write_all(b"x").await {
+            if let Err(end) = sink.write_bytes(Bytes::from_static(b"x")).await {
                 return end;
             }
             tokio::task::yield_now().await;
@@ -143,7 +143,7 @@ async fn what_was_sent_before_an_orderly_close_is_read_though_writes_fail() {
     drop(application);
     let end = soon(async {
         loop {
-            if let Err(end) = sink.write_all(b"x").await {
+            if let Err(end) = sink.write_bytes(Bytes::from_static(b"x")).await {
                 return end;
             }
             tokio::task::yield_now().await;
@@ -163,7 +163,7 @@ async fn after_a_stop_the_sink_goes_on_and_the_close_is_a_reset() {
     let (source, mut sink) = split(ours);
     application.write_all(b"not wanted").await.unwrap();
     source.stop(APPLICATION);
-    sink.write_all(b"answer").await.unwrap();
+    sink.write_bytes(Bytes::from_static(b"answer")).await.unwrap();
     let mut answer = [0; 6];
     promptly(application.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"answer");

@@ -1,6 +1,7 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::net::block::{self, BLOCK};
 use crate::net::harness::{DROPPED, Pair, is_pending, promptly, read_all, soon};
 use crate::net::stream::BiStream;
 
@@ -169,7 +170,61 @@ async fn an_idle_pump_holds_no_buffer() {
     .await;
     assert_eq!(read, Read::Data(5));
     assert!(is_pending(pumping.as_mut()).await);
-    // This runtime has one thread, and so has the count.
-    assert_eq!(TAKEN.get(), 0);
-    assert!(POOL.with_borrow(Vec::len) >= 1, "it was given back");
+    // This runtime has one thread, and so have the counts.
+    let (taken, pooled) = block::counts();
+    assert_eq!(taken, 0);
+    assert!(pooled >= 1, "it was given back");
+}
+
+/// Whole blocks for ever.
+struct Endless;
+
+impl Source for Endless {
+    fn poll_read_buf(&mut self, _: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
+        buf.resize(BLOCK, 7);
+        Poll::Ready(Read::Data(BLOCK))
+    }
+    async fn reset_received(&mut self) -> End {
+        std::future::pending().await
+    }
+    fn stop(self, _: ResetCode) {}
+}
+
+/// Keeps what is written until so much more has been, as QUIC does until it is acknowledged; ends after so many writes.
+struct Unacknowledged {
+    held: std::collections::VecDeque<Bytes>,
+    left: usize,
+}
+
+impl Sink for Unacknowledged {
+    async fn write_bytes(&mut self, bytes: Bytes) -> Result<(), WriteEnd> {
+        if self.held.len() == self.held.capacity() {
+            self.held.pop_front();
+        }
+        self.held.push_back(bytes);
+        self.left -= 1;
+        if self.left == 0 { Err(WriteEnd::Lost) } else { Ok(()) }
+    }
+    fn stopped(&self) -> impl Future<Output = WriteEnd> + Send + 'static {
+        std::future::pending()
+    }
+    fn finish(self) {}
+    fn reset(self, _: ResetCode) {}
+}
+
+#[tokio::test]
+async fn in_steady_state_nothing_is_allocated_per_chunk() {
+    let run = |chunks: usize| {
+        let count = PumpCount::default();
+        let sink = Unacknowledged { held: std::collections::VecDeque::with_capacity(32), left: chunks };
+        let allocated = allocation_counter::measure(|| {
+            // One poll is enough: neither side ever waits, and nobody makes it share the thread.
+            let pumping = tokio::task::unconstrained(pump(Endless, sink, &count, codes()));
+            assert_eq!(futures_util::FutureExt::now_or_never(pumping), Some(PumpEnd::SinkLost));
+        });
+        assert_eq!(count.bytes(), ((chunks - 1) * BLOCK) as u64);
+        allocated.count_total
+    };
+    run(100);
+    assert_eq!(run(10_000), run(100), "ten thousand chunks cost no more allocations than a hundred");
 }
