@@ -1,0 +1,1 @@
+//! Conversions, and the model of two agents and a relay.

@@ -1,0 +1,1 @@
+//! Rings piece by piece, then at random against a plain vector.
