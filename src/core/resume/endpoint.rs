@@ -23,6 +23,7 @@ use super::schedule::Schedule;
 use crate::core::ids::StreamId;
 use crate::core::ring::{NotHeld, Ring};
 
+mod checkpoints;
 mod partner;
 mod types;
 
@@ -30,13 +31,6 @@ use partner::Partner;
 pub use types::{
     Epoch, FinRead, FreezeError, Loss, PathError, PeerFin, PeerKind, Phase, Plan, ResumeError, Taken, Tick, ToWrite,
 };
-
-/// How long a ring may be full before a peer from which no checkpoint ever came is taken for one that sends none.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
-/// How long both FINs may have been exchanged before the stream is resumed, only to learn how it ended.
-const ASK_AFTER: Duration = Duration::from_secs(2);
-/// How long a ring may be empty before its growth is given back.
-const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -211,7 +205,7 @@ impl Endpoint {
     /// [`PathError::Stale`]: write nothing, this path is over.
     pub fn next_write(&mut self, epoch: Epoch) -> Result<ToWrite, PathError> {
         self.check(epoch)?;
-        // Between two checkpoints of the partner what was written may already be let go.
+        // What the partner has acknowledged it does not lack.
         self.handed = self.handed.max(self.ring.start());
         if let Ok(Some(bytes)) = self.ring.piece(self.handed) {
             self.handed += bytes.len() as u64;
@@ -342,81 +336,6 @@ impl Endpoint {
         if is_exchanged { Loss::Confirmation } else { Loss::Stream }
     }
 
-    // Checkpoints.
-
-    /// The partner's checkpoint came. One that is older than what is known is ignored. Returns how many bytes of the ring
-    /// are free again: if there are any, the local side may be read on.
-    ///
-    /// # Errors
-    /// [`ResumeError`]: the partner breaks the protocol; nothing has changed.
-    pub fn on_checkpoint(&mut self, theirs: &Fields, now: Duration) -> Result<usize, ResumeError> {
-        if self.path == Path::Lost {
-            return Ok(0);
-        }
-        self.validate(theirs)?;
-        self.partner.heard_checkpoint();
-        if !self.partner.learn(theirs) {
-            return Ok(0);
-        }
-        self.acknowledge(theirs.peer_ack_position, now)
-    }
-
-    /// The checkpoint to send, if one is due. It counts as sent.
-    pub fn checkpoint(&mut self, now: Duration) -> Option<Fields> {
-        let is_due = self.path == Path::Live && self.report_at().is_some_and(|due| due <= now);
-        if !is_due {
-            return None;
-        }
-        self.schedule.sent(now);
-        Some(self.fields())
-    }
-
-    /// When to call [`Endpoint::checkpoint`] and [`Endpoint::tick`] next, unless something happens before.
-    #[must_use]
-    pub fn wake_at(&self) -> Option<Duration> {
-        if self.path != Path::Live {
-            return None;
-        }
-        let times = [self.report_at(), self.give_up_at(), self.ask_at(), self.rest_at()];
-        times.into_iter().flatten().min()
-    }
-
-    /// Does what time alone brings about; at most one thing is told per call.
-    pub fn tick(&mut self, now: Duration) -> Option<Tick> {
-        let is_past = |at: Option<Duration>| at.is_some_and(|at| at <= now);
-        if self.path != Path::Live {
-            return None;
-        }
-        if is_past(self.rest_at()) {
-            self.ring.rest();
-            self.empty_since = None;
-        }
-        if is_past(self.give_up_at()) {
-            self.full_since = None;
-            self.ring.give_up();
-            return Some(Tick::RingGivenUp);
-        }
-        if is_past(self.ask_at()) {
-            self.closing_since = Some(now);
-            return Some(Tick::AskForEnd);
-        }
-        None
-    }
-
-    fn give_up_at(&self) -> Option<Duration> {
-        let is_silent = self.peer == PeerKind::Legacy && !self.partner.sends_checkpoints();
-        self.full_since.filter(|_| is_silent && !self.ring.is_given_up()).map(|since| since + GIVE_UP_AFTER)
-    }
-
-    fn ask_at(&self) -> Option<Duration> {
-        let is_closing = matches!(self.phase(), Phase::Closing(_));
-        self.closing_since.filter(|_| is_closing).map(|since| since + ASK_AFTER)
-    }
-
-    fn rest_at(&self) -> Option<Duration> {
-        self.empty_since.map(|since| since + REST_AFTER)
-    }
-
     fn check(&self, epoch: Epoch) -> Result<(), PathError> {
         if self.path == Path::Live && epoch == self.epoch { Ok(()) } else { Err(PathError::Stale) }
     }
@@ -474,9 +393,7 @@ impl Endpoint {
     fn is_to_be_told(&self) -> bool {
         self.stream_id.is_recorded() && self.schedule.is_urgent()
     }
-
-    /// Of a stream without an id nothing can be reported.
-    fn report_at(&self) -> Option<Duration> {
-        self.schedule.due_at().filter(|_| self.stream_id.is_recorded())
-    }
 }
+
+#[cfg(test)]
+mod tests;

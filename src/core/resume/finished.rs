@@ -85,3 +85,52 @@ impl FinishedStreams {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(id: u64) -> Fields {
+        Fields { stream_id: StreamId(id), my_position: 10 * id, fin_sent: true, ..Fields::default() }
+    }
+
+    fn at(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    fn recalled(memory: &FinishedStreams, ids: std::ops::Range<u64>, s: u64) -> Vec<u64> {
+        ids.filter(|id| memory.recall(StreamId(*id), at(s)) == Some(ended(*id))).collect()
+    }
+
+    #[test]
+    fn a_finished_stream_is_remembered_for_35_s() {
+        let mut memory = FinishedStreams::new(10);
+        memory.remember(ended(1), at(100));
+        assert_eq!(recalled(&memory, 0..9, 134), [1]);
+        assert_eq!(recalled(&memory, 0..9, 135), [0; 0]);
+        assert_eq!(memory.len(), 1);
+        memory.expire(at(135));
+        assert!(memory.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_when_there_are_too_many() {
+        let mut memory = FinishedStreams::new(3);
+        (1..=5).for_each(|id| memory.remember(ended(id), at(0)));
+        assert_eq!(recalled(&memory, 0..9, 1), [3, 4, 5]);
+        memory.remember(ended(3), at(1));
+        memory.remember(ended(6), at(1));
+        assert_eq!(recalled(&memory, 0..9, 1), [3, 5, 6], "4 was the oldest, for 3 has finished again");
+        assert_eq!((memory.len(), memory.order.len()), (3, 3));
+    }
+
+    #[test]
+    fn a_stream_that_begins_anew_or_has_no_id_is_not_remembered() {
+        let mut memory = FinishedStreams::new(10);
+        memory.remember(ended(0), at(0));
+        memory.remember(ended(1), at(0));
+        memory.forget(StreamId(1));
+        assert!(memory.is_empty() && memory.order.is_empty());
+        FinishedStreams::new(0).remember(ended(1), at(0));
+    }
+}

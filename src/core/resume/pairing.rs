@@ -290,3 +290,6 @@ fn joined(first: Half, second: Half, proof: Proof) -> Outcome {
     }
     Outcome::BothRefused(Box::new([first, second]), Refusal::PositionsDoNotFit)
 }
+
+#[cfg(test)]
+mod tests;
