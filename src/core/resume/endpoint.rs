@@ -21,15 +21,17 @@ use bytes::Bytes;
 use super::Fields;
 use super::schedule::Schedule;
 use crate::core::ids::StreamId;
-use crate::core::ring::{NotHeld, Ring};
+use crate::core::ring::Ring;
 
 mod checkpoints;
 mod partner;
+mod switch;
 mod types;
 
 use partner::Partner;
 pub use types::{
     Epoch, FinRead, FreezeError, Loss, PathError, PeerFin, PeerKind, Phase, Plan, ResumeError, Taken, Tick, ToWrite,
+    Wanted,
 };
 
 /// See the module.
@@ -53,6 +55,9 @@ pub struct Endpoint {
     full_since: Option<Duration>,
     empty_since: Option<Duration>,
     closing_since: Option<Duration>,
+    /// When the current path began; unknown of the first.
+    path_since: Option<Duration>,
+    partner_fin: PartnerFin,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,13 @@ enum OurFin {
     /// It has; the FIN is not written on this path.
     Taken,
     Written,
+}
+
+/// Whether the partner's FIN came on the current path, where it comes again if it was consumed on an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartnerFin {
+    Unread,
+    Read,
 }
 
 impl Endpoint {
@@ -92,6 +104,8 @@ impl Endpoint {
             full_since: None,
             empty_since: None,
             closing_since: None,
+            path_since: None,
+            partner_fin: PartnerFin::Unread,
         };
         if !stream_id.is_recorded() {
             endpoint.ring.give_up();
@@ -252,6 +266,8 @@ impl Endpoint {
     pub fn fin_read(&mut self, epoch: Epoch, now: Duration) -> Result<FinRead, PathError> {
         self.check(epoch)?;
         if self.fin_consumed {
+            self.partner_fin = PartnerFin::Read;
+            self.note_closing(now);
             return Ok(FinRead::Again);
         }
         let missing = self.partner.position().unwrap_or(0).saturating_sub(self.consumed);
@@ -259,108 +275,14 @@ impl Endpoint {
             return Ok(FinRead::Cut { missing });
         }
         self.fin_consumed = true;
+        self.partner_fin = PartnerFin::Read;
         self.schedule.fin(now);
         self.note_closing(now);
         Ok(FinRead::End)
     }
 
-    // A lost path.
-
-    /// Ends the current path for good: what still arrives on it is refused as stale, so the numbers of
-    /// [`Endpoint::fields`] are final for our acknowledgement. Freezing twice is freezing once.
-    ///
-    /// # Errors
-    /// [`FreezeError`] when there is nothing to resume; then [`Endpoint::lose`].
-    pub fn freeze(&mut self, now: Duration) -> Result<(), FreezeError> {
-        match self.path {
-            Path::Lost => return Err(FreezeError::Lost),
-            Path::Frozen(_) => return Ok(()),
-            Path::Live => {}
-        }
-        if self.is_finished() {
-            return Err(FreezeError::Finished);
-        }
-        if self.ring.is_given_up() {
-            return Err(FreezeError::RingGivenUp);
-        }
-        self.path = Path::Frozen(now);
-        self.full_since = None;
-        self.closing_since = None;
-        Ok(())
-    }
-
-    /// The partner's numbers came on a new path: it becomes the current one.
-    ///
-    /// # Errors
-    /// [`ResumeError`]: the numbers do not fit, nothing has changed, and the stream cannot be resumed.
-    pub fn on_echo(&mut self, theirs: &Fields, now: Duration) -> Result<Plan, ResumeError> {
-        if !matches!(self.path, Path::Frozen(_)) {
-            return Err(ResumeError::NotFrozen);
-        }
-        self.validate(theirs)?;
-        let (ack, start, end) = (theirs.peer_ack_position, self.ring.start(), self.ring.end());
-        if ack < start {
-            return Err(ResumeError::PositionGone(NotHeld { position: ack, start, end }));
-        }
-        if theirs.my_position < self.consumed {
-            let (said, consumed) = (theirs.my_position, self.consumed);
-            return Err(ResumeError::PartnerBehind { said, consumed });
-        }
-        self.acknowledge(ack, now)?;
-        self.partner.learn(theirs);
-        self.path = Path::Live;
-        self.epoch = self.epoch.next();
-        self.handed = ack;
-        if self.our_fin == OurFin::Written {
-            self.our_fin = OurFin::Taken;
-        }
-        // The partner may know less than the echo says: a half of MIGRATE_TO_RELAY has no room for FINs.
-        if self.fin_sent || self.fin_consumed {
-            self.schedule.fin(now)
-        } else {
-            self.schedule.changed(now)
-        }
-        Ok(Plan {
-            epoch: self.epoch,
-            resend_from: ack,
-            resend_bytes: end - ack,
-            partner_fin: if self.fin_consumed { PeerFin::Consumed } else { PeerFin::Expected },
-        })
-    }
-
-    /// No new path came in time, or it was refused: the stream ends here. What the ring holds is let go.
-    pub fn lose(&mut self) -> Loss {
-        let is_exchanged = self.fin_sent && self.fin_consumed;
-        self.path = Path::Lost;
-        self.ring.give_up();
-        if is_exchanged { Loss::Confirmation } else { Loss::Stream }
-    }
-
     fn check(&self, epoch: Epoch) -> Result<(), PathError> {
         if self.path == Path::Live && epoch == self.epoch { Ok(()) } else { Err(PathError::Stale) }
-    }
-
-    /// What must hold of a partner's numbers wherever they come from.
-    fn validate(&self, theirs: &Fields) -> Result<(), ResumeError> {
-        let end = self.ring.end();
-        if theirs.stream_id != self.stream_id {
-            return Err(ResumeError::OtherStream(theirs.stream_id));
-        }
-        if theirs.peer_ack_position > end {
-            return Err(ResumeError::AckBeyondEnd { ack: theirs.peer_ack_position, end });
-        }
-        if theirs.fin_consumed && !(self.fin_sent && theirs.peer_ack_position == end) {
-            return Err(ResumeError::FinNotSent);
-        }
-        let (said, consumed) = (theirs.my_position, self.consumed);
-        let final_position = if self.fin_consumed { Some(consumed) } else { self.partner.end() };
-        if final_position.is_some_and(|position| said > position) {
-            return Err(ResumeError::PartnerBeyondFin { said });
-        }
-        if theirs.fin_sent && said < consumed {
-            return Err(ResumeError::PartnerBehind { said, consumed });
-        }
-        Ok(())
     }
 
     fn acknowledge(&mut self, position: u64, now: Duration) -> Result<usize, ResumeError> {
@@ -379,8 +301,14 @@ impl Endpoint {
         }
     }
 
+    /// Whether the current path has carried both FINs, so that it ends by itself. A legacy partner's may have come on an
+    /// earlier one: it is not known to write it again.
     fn both_fins(&self) -> bool {
-        self.our_fin == OurFin::Written && self.fin_consumed
+        let theirs = match self.peer {
+            PeerKind::FinState => self.partner_fin == PartnerFin::Read,
+            PeerKind::Legacy => self.fin_consumed,
+        };
+        theirs && self.our_fin == OurFin::Written
     }
 
     /// Whether the partner's word that it has our FIN is still awaited.

@@ -135,7 +135,7 @@ pub enum Outcome {
     Matched(Box<Match>),
     /// The one that arrived is refused; whichever waits goes on waiting.
     Refused(Half, Refusal),
-    /// Both are refused: their numbers cannot be those of one stream. Nothing waits any more.
+    /// Both are refused: their numbers cannot be those of one stream, or one of the two is out of date. Nothing waits any more.
     BothRefused(Box<[Half; 2]>, Refusal),
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, Path, PeerKind, Phase, ResumeError, Tick};
+use super::{Endpoint, Path, PeerKind, Phase, ResumeError, Tick, Wanted};
 use crate::core::resume::Fields;
 
 /// How long a ring may be full before a peer from which no checkpoint ever came is taken for one that sends none.
@@ -11,6 +11,10 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// How long a ring may be empty before its growth is given back.
 const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// How long after a new path began RESUME_WANTED is taken for one that was sent before it: nothing orders the control stream
+/// and the path, and two agents that took each such call at its word would tear down one another's path for ever.
+const DEAF_FOR: Duration = Duration::from_secs(1);
 
 impl Endpoint {
     /// The partner's checkpoint came. One that is older than what is known is ignored. Returns how many bytes of the ring
@@ -28,6 +32,17 @@ impl Endpoint {
             return Ok(0);
         }
         self.acknowledge(theirs.peer_ack_position, now)
+    }
+
+    /// RESUME_WANTED came: the partner's half is parked. The relay repeats it while the half waits.
+    pub fn on_wanted(&self, now: Duration) -> Wanted {
+        let is_new = self.path_since.is_some_and(|since| now < since + DEAF_FOR);
+        match self.path {
+            Path::Lost => Wanted::Gone,
+            Path::Live if !is_new && self.is_resumable() => Wanted::Resume,
+            Path::Live if !self.is_resumable() => Wanted::Gone,
+            Path::Live | Path::Frozen(_) => Wanted::Ignore,
+        }
     }
 
     /// The checkpoint to send, if one is due. It counts as sent.

@@ -211,6 +211,8 @@ fn an_echo_that_knows_the_end_finishes_the_stream_once_the_fin_is_out_again() {
     let plan = resumed(&mut endpoint, Fields { fin_sent: true, fin_consumed: true, ..said(0, 0) });
     end(&mut endpoint, plan.epoch);
     assert!(endpoint.checkpoint(at(0)).is_some());
+    assert!(!endpoint.is_finished(), "the path is to end by itself");
+    assert_eq!(endpoint.fin_read(plan.epoch, at(0)), Ok(FinRead::Again));
     assert!(endpoint.is_finished());
 }
 
@@ -342,6 +344,19 @@ fn an_end_that_is_not_confirmed_is_asked_for_every_2_s() {
     assert_eq!(endpoint.wake_at(), Some(at(4010)));
     endpoint.freeze(at(2010)).unwrap();
     assert_eq!(endpoint.lose(), Loss::Confirmation);
+}
+
+#[test]
+fn a_call_for_a_half_is_heeded_unless_it_may_be_older_than_the_path() {
+    let mut endpoint = ours();
+    assert_eq!(endpoint.on_wanted(at(0)), Wanted::Resume);
+    endpoint.freeze(at(0)).unwrap();
+    assert_eq!(endpoint.on_wanted(at(0)), Wanted::Ignore);
+    endpoint.on_echo(&said(0, 0), at(5)).unwrap();
+    assert_eq!(endpoint.on_wanted(at(1004)), Wanted::Ignore);
+    assert_eq!(endpoint.on_wanted(at(1005)), Wanted::Resume);
+    assert_eq!(endpoint.lose(), Loss::Stream);
+    assert_eq!(endpoint.on_wanted(at(9999)), Wanted::Gone);
 }
 
 #[test]

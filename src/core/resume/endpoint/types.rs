@@ -157,7 +157,20 @@ pub enum Tick {
     AskForEnd,
 }
 
-/// Why a partner's numbers do not fit ours.
+/// What to do about RESUME_WANTED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Wanted {
+    /// Freeze, and send a half.
+    Resume,
+    /// Nothing: a half is under way, or was joined just now.
+    Ignore,
+    /// Answer 410: the stream is lost here.
+    Gone,
+}
+
+/// Why a partner's numbers do not fit ours. Those that may come of a half which the partner has long given up
+/// ([`ResumeError::may_be_stale`]) end this attempt, the others the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResumeError {
@@ -195,4 +208,13 @@ pub enum ResumeError {
     /// What the partner lacks was let go: it has acknowledged it before.
     #[error("the partner lacks bytes that it had acknowledged")]
     PositionGone(#[source] NotHeld),
+}
+
+impl ResumeError {
+    /// Whether an older half of the partner, late in the network, explains it: drop this path and send a fresh half, for as
+    /// long as the window allows.
+    #[must_use]
+    pub fn may_be_stale(&self) -> bool {
+        matches!(self, Self::PartnerBehind { .. } | Self::PositionGone(_))
+    }
 }

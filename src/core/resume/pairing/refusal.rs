@@ -86,14 +86,15 @@ impl Refusal {
         Reject::new(code, self.reason())
     }
 
-    /// With what the half's stream is reset. None of them is RESUMABLE: an agent that came again would be told the same.
+    /// With what the half's stream is reset. RESUMABLE where an older half, late in the network, may be the cause: an agent
+    /// whose latest half meets with that sends another, for as long as the window allows.
     #[must_use]
     pub fn reset(self) -> ResetCode {
         match self {
             Self::NoStreamId | Self::OtherStream => ResetCode::PROTOCOL,
             Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => ResetCode::DENIED,
-            Self::PositionsDoNotFit | Self::WindowOver => ResetCode::NOT_RESUMABLE,
-            Self::Replaced => ResetCode::MOVED,
+            Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
+            Self::WindowOver => ResetCode::NOT_RESUMABLE,
         }
     }
 }
