@@ -1,5 +1,7 @@
 //! Fields and their frames; the model of two agents and a relay.
 
+mod model;
+
 use super::*;
 
 fn fields() -> Fields {

@@ -1,7 +1,7 @@
 //! An endpoint at the edges: what counts, what is refused, and when what is due. Long random lives are the model's.
 
 use super::*;
-use crate::core::ring::{Allowance, RingLimits};
+use crate::core::ring::{Allowance, NotHeld, RingLimits};
 
 const ID: StreamId = StreamId(7);
 const RING: usize = 1000;
