@@ -23,3 +23,4 @@ mod operate;
 mod reconnect;
 mod refusals;
 mod reload;
+mod resume;

@@ -180,6 +180,7 @@ fn echo(to: &Half, of: &Half) -> Option<Fields> {
 pub struct Pairing {
     tenant: Tenant,
     stream_id: StreamId,
+    window: Duration,
     waiting: Option<Waiting>,
 }
 
@@ -195,7 +196,13 @@ impl Pairing {
     /// Nothing waits yet.
     #[must_use]
     pub fn new(tenant: Tenant, stream_id: StreamId) -> Self {
-        Self { tenant, stream_id, waiting: None }
+        Self { tenant, stream_id, window: WINDOW, waiting: None }
+    }
+
+    /// With another window than [`WINDOW`].
+    #[must_use]
+    pub fn with_window(self, window: Duration) -> Self {
+        Self { window, ..self }
     }
 
     /// The half that waits.
@@ -207,7 +214,7 @@ impl Pairing {
     /// When the window of the half that waits is over.
     #[must_use]
     pub fn window_ends_at(&self) -> Option<Duration> {
-        self.waiting.as_ref().map(|waiting| waiting.since + WINDOW)
+        self.waiting.as_ref().map(|waiting| waiting.since + self.window)
     }
 
     /// A half arrives.
@@ -243,7 +250,8 @@ impl Pairing {
 
     /// Time has passed. Returns the half whose window is over, to be refused with [`Refusal::WindowOver`].
     pub fn on_time(&mut self, now: Duration) -> Option<Half> {
-        self.waiting.take_if(|waiting| waiting.since + WINDOW <= now).map(|waiting| waiting.half)
+        let window = self.window;
+        self.waiting.take_if(|waiting| waiting.since + window <= now).map(|waiting| waiting.half)
     }
 
     fn park(&mut self, half: Half, known: &Known, before: Option<(AgentUri, AgentUri)>, now: Duration) {

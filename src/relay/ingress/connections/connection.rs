@@ -21,6 +21,7 @@ use crate::net::framed::ControlReader;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
 use crate::relay::registry::RegistryHandle;
+use crate::relay::resume::ResumeHandle;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::children::{Change, Children};
 use crate::supervise::dynamic::note;
@@ -79,6 +80,8 @@ pub struct ConnectionArgs {
     pub registry: RegistryHandle,
     /// Who takes paired streams over.
     pub splices: SplicesHandle,
+    /// Who takes halves of streams that are to be resumed.
+    pub resume: ResumeHandle,
 }
 
 /// See the module's documentation.
@@ -170,6 +173,7 @@ impl ConnectionState {
             vault: Arc::clone(&self.args.vault),
             connection: Arc::clone(&self.args.connection),
             registry: self.args.registry.clone(),
+            resume: self.args.resume.clone(),
         };
         let slot = args.slot.clone();
         let spec =
