@@ -1,5 +1,7 @@
 //! An endpoint at the edges: what counts, what is refused, and when what is due. Long random lives are the model's.
 
+mod rate;
+
 use super::*;
 use crate::core::ring::{Allowance, NotHeld, RingLimits};
 
@@ -209,6 +211,7 @@ fn an_echo_that_knows_the_end_finishes_the_stream_once_the_fin_is_out_again() {
     end(&mut endpoint, Epoch::FIRST);
     assert_eq!(endpoint.fin_read(Epoch::FIRST, at(0)), Ok(FinRead::End));
     let plan = resumed(&mut endpoint, Fields { fin_sent: true, fin_consumed: true, ..said(0, 0) });
+    assert!(endpoint.checkpoint(at(0)).is_some(), "the half of the partner may not have been told");
     end(&mut endpoint, plan.epoch);
     assert!(endpoint.checkpoint(at(0)).is_some());
     assert!(!endpoint.is_finished(), "the path is to end by itself");

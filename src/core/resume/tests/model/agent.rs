@@ -57,6 +57,8 @@ pub(super) struct Agent {
     pub(super) delivered: usize,
     pub(super) has_fin: bool,
     path: Option<(Epoch, u64)>,
+    /// Its FIN was read.
+    is_path_ended: bool,
     /// Paths that are over, latest last.
     old: Vec<(Epoch, u64)>,
     /// Taken, and not written yet.
@@ -87,6 +89,7 @@ impl Agent {
             delivered: 0,
             has_fin: false,
             path: Some((Epoch::FIRST, path)),
+            is_path_ended: false,
             old: Vec::new(),
             in_hand: None,
             half: None,
@@ -172,6 +175,7 @@ impl Agent {
             }
             Some(Item::Fin) => {
                 let read = self.endpoint.fin_read(epoch, now).unwrap();
+                self.is_path_ended = true;
                 self.on_fin(read, partner);
             }
             Some(Item::Reset(_) | Item::Lost) => self.freeze(net, now),
@@ -228,7 +232,10 @@ impl Agent {
             Some(Item::Resume(_, theirs)) => {
                 self.half = None;
                 match self.endpoint.on_echo(&theirs, now) {
-                    Ok(plan) => self.path = Some((plan.epoch, id)),
+                    Ok(plan) => {
+                        self.path = Some((plan.epoch, id));
+                        self.is_path_ended = false;
+                    }
                     Err(error) => {
                         assert!(error.may_be_stale(), "agent {}: {error}", self.me);
                         self.met_old_numbers = true;
@@ -357,6 +364,8 @@ impl Agent {
     fn settle(&mut self, now: Duration) {
         if self.end.is_none() && self.endpoint.is_finished() {
             assert!(self.has_fin, "agent {}: finished without an end", self.me);
+            let may_break_off = matches!(self.mode, Mode::Legacy | Mode::Silent);
+            assert!(self.is_path_ended || may_break_off, "agent {}: breaks off a path that has not ended", self.me);
             self.memory.remember(self.endpoint.fields(), now);
             self.end = Some(End::Finished);
             self.path = None;
