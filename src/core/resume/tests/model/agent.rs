@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(35);
 
 /// What the two applications write: no position looks like another near it.
 static SOURCES: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
-    let byte = |salt: u64, at: usize| ((at as u64 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
+    let byte = |salt: u64, at: usize| (at as u64 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[2];
     [1, 9].map(|salt| (0..SOURCE_BYTES).map(|at| byte(salt, at)).collect::<Vec<u8>>().into())
 });
 
@@ -319,10 +319,11 @@ impl Agent {
             }
             return;
         }
-        if let Some(fields) = self.endpoint.checkpoint(now) {
-            if net.is_connected[self.me] && self.mode != Mode::Silent {
-                net.control_up[self.me].push_back(Up::Checkpoint(fields));
-            }
+        if let Some(fields) = self.endpoint.checkpoint(now)
+            && net.is_connected[self.me]
+            && self.mode != Mode::Silent
+        {
+            net.control_up[self.me].push_back(Up::Checkpoint(fields));
         }
         if self.endpoint.tick(now) == Some(Tick::AskForEnd) {
             self.freeze(net, now);
