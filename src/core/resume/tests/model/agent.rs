@@ -354,6 +354,9 @@ impl Agent {
 
     fn tell_end(&mut self, net: &mut Net, now: Duration) -> Option<u64> {
         self.was_asked = true;
+        if let Some(old) = self.epilogue.take() {
+            net.send_up(old, Item::Reset(ResetCode::RESUMABLE));
+        }
         match self.memory.recall(ID, now) {
             Some(fields) => self.epilogue = Some(send_half(self.me, Origin::Resume, fields, net)),
             None => net.control_up[self.me].push_back(Up::Gone),
