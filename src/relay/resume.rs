@@ -11,6 +11,7 @@ use crate::core::ids::{Capability, StreamId};
 use crate::core::reject::{RejectCode, ResetCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Echo, Half, Named, Origin, Unproven};
+use crate::proto::orp;
 use crate::relay::ingress::connections::connection::Fresh;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::dynamic::DynamicHandle;
@@ -108,9 +109,19 @@ impl ResumeHandle {
     }
 }
 
+/// The connection at a stream's other end. Where nothing carries the stream any more, its agents still tell one another how it
+/// ended (wire.md §9, `fin-state`).
+fn partner_of(vault: &Vault, connection: &AgentConnection, id: StreamId) -> Option<Arc<AgentConnection>> {
+    connection.routes.partner(id).or_else(|| {
+        let known = vault.streams.known(connection.agent.tenant(), id)?;
+        let partner = known.parties.partner_of(&connection.agent).filter(|partner| **partner != connection.agent)?;
+        vault.connections.latest_of(partner)
+    })
+}
+
 /// Passes a checkpoint on to the agent at the other end; what that one has not named stays here (wire.md §9).
-pub fn pass_on_checkpoint(connection: &AgentConnection, mut checkpoint: crate::proto::orp::StreamCheckpoint) {
-    let Some(partner) = connection.routes.partner(StreamId(checkpoint.stream_id)) else { return };
+pub fn pass_on_checkpoint(vault: &Vault, connection: &AgentConnection, mut checkpoint: orp::StreamCheckpoint) {
+    let Some(partner) = partner_of(vault, connection, StreamId(checkpoint.stream_id)) else { return };
     if !partner.names(Capability::FinState) {
         (checkpoint.fin_sent, checkpoint.fin_consumed) = (false, false);
     }

@@ -1,6 +1,6 @@
 //! Resuming a stream, seen from the wire: halves driven by hand, frame by frame (wire.md §5, §9).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrelay::core::frame::Frame;
 use outrelay::core::ids::StreamId;
@@ -217,7 +217,7 @@ async fn past_the_window_a_half_is_told_no_in_the_way_that_it_understands() {
     for (capabilities, end) in [(OURS, NOT_RESUMABLE), (&[][..], End::Fin)] {
         let two = Two::with(capabilities, OPEN_WORLD, |config| config.resume.window = Duration::from_millis(300)).await;
         two.cut_stream(7).await;
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         let mut late = half(&two.consumer, 7, 5, 3).await;
         assert_eq!(drain(&mut late.recv).await, (Vec::new(), end));
         assert!(since.elapsed() >= Duration::from_millis(300));
@@ -314,8 +314,16 @@ async fn checkpoints_reach_the_other_agent_and_nothing_of_an_extension_one_that_
     two.provider.say(&checkpoint(true)).await;
     assert_eq!(modern.hear().await, checkpoint(true));
 
+    // Also when the stream has come to its end, so that each knows that the other has it.
+    up.send.finish();
+    assert_eq!(drain(&mut down.recv).await.1, End::Fin);
+    down.send.finish();
+    assert_eq!(drain(&mut up.recv).await.1, End::Fin);
+    eventually("it has ended", || two.relay.vault().streams.is_empty().then_some(())).await;
+    modern.say(&checkpoint(false)).await;
+    assert_eq!(two.provider.hear().await, checkpoint(false));
+
     // On a resumed stream too.
-    two.kill("splice:7").await;
     let mut one = half_with(&modern, orp::StreamResume { fin_sent: true, ..resume_frame(7, 1, 0) }).await;
     let mut other = half(&two.provider, 7, 0, 1).await;
     (echo(&mut one).await, assert_eq!(echo(&mut other).await, resume_frame(7, 1, 0), "nor in an echo"));
@@ -356,12 +364,16 @@ async fn a_demotion_is_matched_like_a_resume_and_echoed_to_who_named_it_only() {
 async fn a_thousand_streams_that_are_cut_at_once_all_go_on() {
     const STREAMS: u64 = 1_000;
     let two = Two::new(OURS).await;
+    two.provider.quic.set_max_concurrent_bi_streams(2_000_u32.into());
+    let mut streams = Vec::new();
     for id in 1..=STREAMS {
-        let (up, down) = pair(&two.consumer, &two.provider, id).await;
-        std::mem::forget((up, down));
+        streams.push(pair(&two.consumer, &two.provider, id).await);
     }
+    let spliced = || two.relay.vault().traffic.streams() == STREAMS as usize;
+    eventually("all are spliced", || spliced().then_some(())).await;
     two.kill("splices").await;
     eventually("all are cut", || two.relay.vault().streams.is_empty().then_some(())).await;
+    drop(streams);
     let halves = |peer: &Peer| {
         let quic = peer.quic.clone();
         async move {

@@ -163,7 +163,7 @@ impl ControlState {
                 Some(self.on_deregister(deregister).await)
             }
             Frame::StreamCheckpoint(checkpoint) => {
-                resume::pass_on_checkpoint(&self.args.connection, checkpoint);
+                resume::pass_on_checkpoint(&self.args.vault, &self.args.connection, checkpoint);
                 None
             }
             Frame::StreamReject(reject) if reject.stream_id != 0 && self.accepts(Capability::ResumeCall) => {
