@@ -28,6 +28,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Everyone of the tenant `acme` may call everyone of it.
 pub const OPEN_WORLD: &str = "[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\n";
 
+/// For tests that measure time or load the machine: one at a time.
+pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Waits for `what`, polling; fails the test when it does not come.
 pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + SOON;
