@@ -18,6 +18,7 @@ mod fault;
 mod frames;
 mod identity;
 mod limits;
+mod matrix;
 mod opening;
 mod operate;
 mod reconnect;
