@@ -121,9 +121,13 @@ impl Deployment {
         relay: &Relay,
         identity: &Issued,
     ) -> Result<quinn::Connection, quinn::ConnectionError> {
+        dial(relay.quic_addr().unwrap(), self.client(identity)).await
+    }
+
+    /// What `identity` dials a relay with.
+    pub fn client(&self, identity: &Issued) -> rustls::ClientConfig {
         let material = TlsMaterial::from_pem(&identity.cert_pem, &identity.key_pem, self.ca.cert_pem()).unwrap();
-        let client = tls::client_config(&material, &[ALPN_ORP]).unwrap();
-        dial(relay.quic_addr().unwrap(), client).await
+        tls::client_config(&material, &[ALPN_ORP]).unwrap()
     }
 
     /// Connects as agent `n` of `acme` and says HELLO, naming `capabilities`.

@@ -15,6 +15,7 @@ mod early_bytes;
 mod ends;
 mod extensions;
 mod fault;
+mod floods;
 mod frames;
 mod identity;
 mod limits;

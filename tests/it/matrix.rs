@@ -13,6 +13,7 @@ use outrelay::relay::tree::KINDS;
 use outrelay::supervise::fault::Fault;
 
 use self::flow::Load;
+pub use self::table::percentile;
 use self::table::{Cell, Table};
 use self::world::World;
 
@@ -99,6 +100,7 @@ async fn a_sample_of_actors_and_faults_under_bulk_costs_what_is_said_and_no_more
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: the command is at the head of this file"]
+#[allow(clippy::print_stdout, reason = "it is what the command is for")]
 async fn whole() {
     let _alone = crate::harness::ALONE.lock().await;
     let repeats = std::env::var("MATRIX_N").ok().and_then(|n| n.parse().ok()).unwrap_or(REPEATS);

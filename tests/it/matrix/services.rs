@@ -23,7 +23,7 @@ impl World {
             "admin" => soon("the admin socket answers", self.admin_answers()).await,
             "http" => soon("HTTP answers", self.http_answers()).await,
             "audit" => {
-                eventually("the audit is written", || (self.relay.vault().audit.len() == 0).then_some(())).await;
+                eventually("the audit is written", || self.relay.vault().audit.is_empty().then_some(())).await;
             }
             "quic_listener" | "ingress" | "connections" | "credentials" => {
                 soon("a new agent comes in", self.takes_a_newcomer()).await;

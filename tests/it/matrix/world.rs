@@ -126,6 +126,7 @@ impl World {
             if works {
                 break;
             }
+            tokio::time::sleep(LOOK).await;
         }
         eventually_soon("every live stream moves", || streams.have_moved(&marks)).await;
         let unnoticed = if fault == Fault::Hang { HANG_DEADLINE } else { Duration::ZERO };
