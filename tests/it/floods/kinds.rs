@@ -149,6 +149,8 @@ async fn handshakes(site: &Site, many: u64, rate: u64) -> Held {
     })
     .await;
     while waiting.join_next().await.is_some() {}
+    let half_open = site.half_open().await;
+    assert!(half_open >= 64, "only {half_open} wait");
     Held::default()
 }
 
@@ -165,7 +167,11 @@ async fn first_flight(relay: SocketAddr, client: quinn::ClientConfig, stubborn: 
     }
     let mut answer = vec![0; 2048];
     let heard = tokio::time::timeout(Duration::from_millis(500), socket.recv(&mut answer)).await;
+    // The first byte of a Retry (RFC 9000 §17.2.5); to anything else this peer has nothing to say.
     let Ok(Ok(len)) = heard else { return };
+    if answer[0] & 0xf0 != 0xf0 {
+        return;
+    }
     let data = BytesMut::from(&answer[..len]);
     let event = endpoint.handle(Instant::now(), relay, None, None, data, &mut Vec::new());
     let Some(quinn_proto::DatagramEvent::ConnectionEvent(_, event)) = event else { return };
@@ -253,6 +259,8 @@ async fn unread(site: &Site, many: u64, rate: u64) -> Held {
         (since.elapsed() > Duration::from_millis(300)).then_some(())
     })
     .await;
+    let taken = taken.load(Ordering::Relaxed) >> 20;
+    assert!(taken >= many / 2, "only {taken} MiB are under way");
     (held.streams, held._tasks) = (unread, writers);
     held
 }

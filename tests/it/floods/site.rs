@@ -74,6 +74,13 @@ impl Site {
         }
     }
 
+    /// TLS handshakes that are not finished.
+    pub async fn half_open(&self) -> u64 {
+        let tree = self.tree().await;
+        let listener = tree.walk().find(|actor| actor.kind == "quic_listener").unwrap();
+        listener.detail["handshakes"].as_u64().unwrap()
+    }
+
     async fn tree(&self) -> Report {
         let mut client = Client::connect(&self.admin, SOON).await.unwrap();
         client.data::<Report>(&Request::Tree).await.unwrap()
