@@ -176,8 +176,15 @@ impl ConnectionState {
             resume: self.args.resume.clone(),
         };
         let slot = args.slot.clone();
+        let connection = Arc::clone(&self.args.connection);
         let spec =
-            ChildSpec::new(&slot, Restart::Transient, CHILD_SHUTDOWN, move || (control::ControlActor, args.clone()));
+            ChildSpec::new(&slot, Restart::Transient, CHILD_SHUTDOWN, move || (control::ControlActor, args.clone()))
+                // Stopped by an operator, say: nobody would answer on the connection any more.
+                .on_gone(move |_exit| {
+                    if connection.quic.close_reason().is_none() {
+                        connection.close(ResetCode::RESUMABLE, "connection ended by the relay");
+                    }
+                });
         if let Err(error) = self.children.start(spec).await {
             self.give_up(&error.to_string());
         }
