@@ -39,6 +39,11 @@ async fn echo(half: &mut BiStream) -> orp::StreamResume {
     }
 }
 
+async fn echoes(one: &mut BiStream, other: &mut BiStream) {
+    echo(one).await;
+    echo(other).await;
+}
+
 /// Both halves have their echo, and bytes flow both ways behind it.
 async fn flows(one: &mut BiStream, other: &mut BiStream) {
     one.send.write_all(b"up again").await.unwrap();
@@ -159,7 +164,7 @@ async fn a_valid_half_ends_the_splice_that_lives_and_the_partner_comes_too() {
     let mut one = half(&two.consumer, 7, 5, 0).await;
     assert_eq!(drain(&mut down.recv).await.1, RESUMABLE);
     let mut other = half(&two.provider, 7, 0, 5).await;
-    (echo(&mut one).await, echo(&mut other).await);
+    echoes(&mut one, &mut other).await;
     flows(&mut one, &mut other).await;
 }
 
@@ -180,7 +185,7 @@ async fn who_is_no_party_is_refused_and_disturbs_nothing() {
     let mut one = half(&two.consumer, 7, 2, 0).await;
     assert_eq!(drain(&mut half(&third, 7, 0, 0).await.recv).await.1, DENIED);
     let mut other = half(&two.provider, 7, 0, 2).await;
-    (echo(&mut one).await, echo(&mut other).await);
+    echoes(&mut one, &mut other).await;
     flows(&mut one, &mut other).await;
     drop(foreign_half);
     two.nothing_is_left().await;
@@ -198,7 +203,7 @@ async fn the_same_agents_newer_half_takes_the_place_of_its_older_one() {
     let mut newer = half(&two.consumer, 7, 5, 3).await;
     assert_eq!(drain(&mut older.recv).await.1, RESUMABLE);
     let mut other = half(&two.provider, 7, 3, 5).await;
-    (echo(&mut newer).await, echo(&mut other).await);
+    echoes(&mut newer, &mut other).await;
     flows(&mut newer, &mut other).await;
 }
 
@@ -255,7 +260,7 @@ async fn a_killed_entry_and_its_killed_supervisor_reset_their_halves_and_the_nex
     }
     let mut one = half(&two.consumer, 7, 5, 3).await;
     let mut other = half(&two.provider, 7, 3, 5).await;
-    (echo(&mut one).await, echo(&mut other).await);
+    echoes(&mut one, &mut other).await;
     flows(&mut one, &mut other).await;
 }
 
@@ -264,7 +269,7 @@ async fn a_relay_that_never_saw_the_stream_joins_agents_between_whom_a_rule_allo
     let two = Two::new(OURS).await;
     let mut one = half(&two.consumer, 99, 5, 3).await;
     let mut other = half(&two.provider, 99, 3, 5).await;
-    (echo(&mut one).await, echo(&mut other).await);
+    echoes(&mut one, &mut other).await;
     flows(&mut one, &mut other).await;
     let known = two.relay.vault().streams.known(agent(1).tenant(), StreamId(99)).unwrap();
     assert_eq!(known.facts.unwrap().p2p_mode, outrelay::core::policy::P2pMode::Forbidden);
@@ -326,7 +331,8 @@ async fn checkpoints_reach_the_other_agent_and_nothing_of_an_extension_one_that_
     // On a resumed stream too.
     let mut one = half_with(&modern, orp::StreamResume { fin_sent: true, ..resume_frame(7, 1, 0) }).await;
     let mut other = half(&two.provider, 7, 0, 1).await;
-    (echo(&mut one).await, assert_eq!(echo(&mut other).await, resume_frame(7, 1, 0), "nor in an echo"));
+    echo(&mut one).await;
+    assert_eq!(echo(&mut other).await, resume_frame(7, 1, 0), "nor in an echo");
     modern.say(&checkpoint(false)).await;
     loop {
         match two.provider.hear().await {
@@ -389,7 +395,7 @@ async fn a_thousand_streams_that_are_cut_at_once_all_go_on() {
     };
     let (ones, others) = tokio::join!(halves(&two.consumer), halves(&two.provider));
     for (mut one, mut other) in ones.into_iter().zip(others) {
-        (echo(&mut one).await, echo(&mut other).await);
+        echoes(&mut one, &mut other).await;
         flows(&mut one, &mut other).await;
     }
     two.nothing_is_left().await;
