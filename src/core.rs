@@ -7,3 +7,5 @@ pub mod ids;
 pub mod open;
 pub mod policy;
 pub mod reject;
+pub mod resume;
+pub mod ring;

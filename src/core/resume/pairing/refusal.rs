@@ -1,0 +1,106 @@
+//! Every reason for which a half is not joined, with what its agent is told.
+
+use std::fmt;
+
+use crate::core::reject::{Reject, RejectCode, ResetCode};
+
+/// Why a half is refused or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Stream id 0 is not resumable.
+    NoStreamId,
+    /// The half is of another stream than those it was put beside.
+    OtherStream,
+    /// The agent belongs to another tenant than the stream.
+    OtherTenant,
+    /// The stream is between two other agents.
+    NotAParty,
+    /// Nothing shows that the two are the stream's agents, and `resume.allow_unproven` is off.
+    Unproven,
+    /// Nothing shows it, and no rule allows a stream between them.
+    NoRule,
+    /// One half acknowledges more than the other has written.
+    PositionsDoNotFit,
+    /// The same agent sent a newer half.
+    Replaced,
+    /// The partner did not come.
+    WindowOver,
+}
+
+impl Refusal {
+    /// Every refusal.
+    pub const ALL: &[Self] = &[
+        Self::NoStreamId,
+        Self::OtherStream,
+        Self::OtherTenant,
+        Self::NotAParty,
+        Self::Unproven,
+        Self::NoRule,
+        Self::PositionsDoNotFit,
+        Self::Replaced,
+        Self::WindowOver,
+    ];
+
+    /// Why, for the person who reads the agent's log.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoStreamId => "a stream with id 0 cannot be resumed",
+            Self::OtherStream => "the half is of another stream",
+            Self::OtherTenant => "the stream is of another tenant",
+            Self::NotAParty => "the stream is between other agents",
+            Self::Unproven => "nothing shows that the two agents are those of the stream",
+            Self::NoRule => "the stream is not known here, and no rule allows one between the two agents",
+            Self::PositionsDoNotFit => "one half acknowledges more than the other has written",
+            Self::Replaced => "a newer half of the same agent has come",
+            Self::WindowOver => "the partner did not come within 30 s",
+        }
+    }
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoStreamId => "no_stream_id",
+            Self::OtherStream => "other_stream",
+            Self::OtherTenant => "other_tenant",
+            Self::NotAParty => "not_a_party",
+            Self::Unproven => "unproven",
+            Self::NoRule => "no_rule",
+            Self::PositionsDoNotFit => "positions_do_not_fit",
+            Self::Replaced => "replaced",
+            Self::WindowOver => "window_over",
+        }
+    }
+
+    /// What the control stream says of it, where the agent named `reject-ctrl`.
+    #[must_use]
+    pub fn reject(self) -> Reject {
+        let code = match self {
+            Self::NoStreamId | Self::OtherStream => RejectCode::BadRequest,
+            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => RejectCode::Denied,
+            Self::PositionsDoNotFit | Self::Replaced => RejectCode::Conflict,
+            Self::WindowOver => RejectCode::Gone,
+        };
+        Reject::new(code, self.reason())
+    }
+
+    /// With what the half's stream is reset. RESUMABLE where an older half, late in the network, may be the cause: an agent
+    /// whose latest half meets with that sends another, for as long as the window allows.
+    #[must_use]
+    pub fn reset(self) -> ResetCode {
+        match self {
+            Self::NoStreamId | Self::OtherStream => ResetCode::PROTOCOL,
+            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => ResetCode::DENIED,
+            Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
+            Self::WindowOver => ResetCode::NOT_RESUMABLE,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
