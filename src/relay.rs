@@ -40,6 +40,8 @@ pub mod credentials;
 pub mod http;
 pub mod ingress;
 pub mod policy;
+pub mod provider;
+pub mod refusal;
 pub mod registry;
 pub mod resume;
 pub mod splices;
