@@ -23,7 +23,7 @@ use crate::matrix::percentile;
 
 mod kinds;
 mod neighbour;
-mod site;
+pub mod site;
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
