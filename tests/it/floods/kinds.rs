@@ -303,7 +303,7 @@ async fn one_byte(site: &Site, many: u64, rate: u64) -> Held {
     }
     paced(many, rate, async |n| {
         let at = usize::try_from(n % STREAMS).unwrap();
-        soon("a byte is taken", writers[at].send.write_all(&[n as u8])).await.unwrap();
+        soon("a byte is taken", writers[at].send.write_all(b"1")).await.unwrap();
     })
     .await;
     writers.into_iter().for_each(|up| up.send.finish());

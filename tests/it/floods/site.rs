@@ -137,6 +137,7 @@ impl Site {
 }
 
 impl Drop for Site {
+    #[allow(clippy::print_stderr, reason = "why a test fails stands there")]
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
