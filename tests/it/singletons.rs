@@ -22,12 +22,13 @@ use crate::matrix::flow::{End, Load};
 use crate::matrix::world::World;
 use crate::matrix::{may_fail, may_refuse};
 
-const SINGLETONS: [&str; 10] = [
+const SINGLETONS: [&str; 11] = [
     "audit",
     "policy",
     "credentials",
     "registry",
     "splices",
+    "resume",
     "ingress",
     "connections",
     "quic_listener",
