@@ -72,7 +72,7 @@ impl World {
     }
 
     /// Opens a stream, and has it carry a question and its answer.
-    async fn probe(&self) -> Ended {
+    pub async fn probe(&self) -> Ended {
         let probe = self.stream(Load::Probe);
         probe.flow.end();
         over(probe, &self.echo).await
@@ -207,6 +207,18 @@ impl Streams {
             ends.push(over(stream, &self.echo).await);
         }
         self.fill(world).await;
+        ends
+    }
+
+    /// As [`Self::replace_ended`], beside other streams.
+    pub async fn refill(&mut self, world: &World) -> Vec<Ended> {
+        let mut ends = Vec::new();
+        for stream in Vec::from_iter(self.running.extract_if(.., |stream| stream.client.is_finished())) {
+            ends.push(over(stream, &self.echo).await);
+        }
+        while self.running.len() < self.load.streams() {
+            self.running.push(world.stream(self.load));
+        }
         ends
     }
 
