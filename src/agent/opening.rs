@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::carrying::verdict::{Verdict, verdict};
 use super::stream_facts::Facts;
 use super::vault::AgentVault;
 use super::vault::routes::{Route, Signal, Word};
@@ -152,7 +153,9 @@ async fn attempt(
     match write_frame(&mut stream.send, &open).await {
         Ok(()) => {}
         Err(WriteEnd::Lost) => return Ok(Attempt::Again("the session ended")),
-        Err(WriteEnd::Stopped(ResetCode::RETRY)) => return Ok(Attempt::Again("the relay asks for it")),
+        Err(WriteEnd::Stopped(code)) if verdict(code) == Verdict::Path => {
+            return Ok(Attempt::Again("the relay asks for it"));
+        }
         // What the relay has to say of it comes on another way.
         Err(WriteEnd::Stopped(_) | WriteEnd::Closed) => {}
     }
@@ -178,13 +181,13 @@ async fn wait_for_answer(
         tokio::select! {
             biased;
             end = stream.recv.reset_received() => return match end {
-                End::Reset(ResetCode::RETRY) => Ok(Attempt::Again("the relay asks for it")),
+                // With RETRY, and also where it was open for the relay already: nothing was written, so nothing was delivered.
+                End::Reset(code) if verdict(code) == Verdict::Path => Ok(Attempt::Again("the relay asks for it")),
                 End::Reset(code) => Err(Refused::Reset(code)),
-                // Nothing was written, so nothing was delivered.
                 End::Lost | End::Fin => Ok(Attempt::Again("the session ended")),
             },
             end = &mut stopped, if listening => match end {
-                WriteEnd::Stopped(ResetCode::RETRY) => return Ok(Attempt::Again("the relay asks for it")),
+                WriteEnd::Stopped(code) if verdict(code) == Verdict::Path => return Ok(Attempt::Again("the relay asks for it")),
                 WriteEnd::Lost => return Ok(Attempt::Again("the session ended")),
                 // A relay that rejects takes nothing more either; why it does stands on the control stream.
                 _ => listening = false,
