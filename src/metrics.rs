@@ -117,6 +117,11 @@ metrics! {
     streams: Gauge = Gauge::default(), None;
     /// Application bytes passed on, by direction.
     traffic: Family<DirectionLabel, Counter> = Family::default(), Some(Unit::Bytes);
+    /// Halves of streams that came to be resumed, by what became of them: matched (two at once), matched_unproven, lost, limit,
+    /// and the reasons for which one is refused.
+    resumes: Family<OutcomeLabel, Counter> = Family::default(), None;
+    /// Streams of which a half waits for its partner.
+    parked: Gauge = Gauge::default(), None;
     /// Policy decisions by side and effect.
     decisions: Family<DecisionLabel, Counter> = Family::default(), None;
     /// Rules in force.
@@ -164,6 +169,11 @@ impl Metrics {
     /// An open ended.
     pub fn open(&self, outcome: &'static str, code: u32) {
         self.opens.get_or_create(&OpenLabel { outcome, code }).inc();
+    }
+
+    /// A half, or a pair of them, came to an end of its waiting.
+    pub fn resume(&self, outcome: &'static str) {
+        self.resumes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// A limit was reached; `limit` is its key below `limits`.

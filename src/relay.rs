@@ -1,7 +1,7 @@
 //! The relay: a vault, and a supervision tree over it.
 //!
 //! [`tree`] is the table of children. Data only goes forward: `quic_listener` → `connection` (HELLO) → `handshake`
-//! (policy, registry, the provider's answer) → `splice`. TLS happens in the [vault](crate::vault::arrivals), so
+//! (policy, registry, the provider's answer) → `splice`; a stream that is resumed: `handshake` → `entry` → `splice`. TLS happens in the [vault](crate::vault::arrivals), so
 //! that a listener may die meanwhile.
 
 use std::fmt;
@@ -28,6 +28,7 @@ use crate::vault::audit::AuditQueue;
 use crate::vault::connections::Connections;
 use crate::vault::drain::Drain;
 use crate::vault::flights::Flights;
+use crate::vault::parking::Parking;
 use crate::vault::policy::PolicyStore;
 use crate::vault::settings::Settings;
 use crate::vault::streams::StreamIndex;
@@ -40,6 +41,7 @@ pub mod http;
 pub mod ingress;
 pub mod policy;
 pub mod registry;
+pub mod resume;
 pub mod splices;
 pub mod tree;
 pub mod watch_files;
@@ -107,6 +109,7 @@ impl Relay {
             streams: StreamIndex::default(),
             connections: Connections::new(&metrics, config.limits.control_queue),
             arrivals: Arrivals::default(),
+            parking: Parking::default(),
             flights: Flights::default(),
             traffic: Traffic::new(&metrics),
             drain: Drain::default(),

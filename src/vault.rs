@@ -11,6 +11,8 @@
 //! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
 //! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
 //! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
+//! | [`parking`] | halves of streams on their way to the entry of their stream | handshakes deliver, entries take |
+//! | [`routes`] | which connection holds the other end of a stream | splices |
 //! | [`flights`] | what happened to each stream, bounded | handshakes and splices |
 //! | [`traffic`] | bytes of live streams | splices register |
 //! | [`places`] | how many connections there are, and how many of them are half-open | arrivals take, connections hold |
@@ -28,8 +30,10 @@ pub mod connections;
 pub mod control_writer;
 pub mod drain;
 pub mod flights;
+pub mod parking;
 pub mod places;
 pub mod policy;
+pub mod routes;
 pub mod settings;
 pub mod streams;
 pub mod traffic;
@@ -52,6 +56,8 @@ pub struct Vault {
     pub connections: connections::Connections,
     /// TLS handshakes in progress.
     pub arrivals: arrivals::Arrivals,
+    /// Halves of streams that are to be resumed.
+    pub parking: parking::Parking,
     /// What happened to each stream lately.
     pub flights: flights::Flights,
     /// Bytes of live streams.

@@ -12,6 +12,7 @@ use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
+use crate::core::resume::pairing::WINDOW;
 use crate::directory::audit_log::rotation::KEEP_MAX;
 
 /// The UDP port of the wire (wire.md §1).
@@ -44,6 +45,8 @@ pub struct RelayConfig {
     pub admin: Admin,
     /// Metrics and health.
     pub http: Http,
+    /// How streams are resumed.
+    pub resume: Resume,
     /// How the relay stops.
     pub drain: Drain,
     /// Log lines.
@@ -99,6 +102,23 @@ pub struct Http {
 impl Default for Http {
     fn default() -> Self {
         Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_HTTP_PORT))) }
+    }
+}
+
+/// How streams are resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resume {
+    /// How long one half of a stream waits for the other (wire.md §5, ResumeWindow).
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Whether two agents may go on with a stream that this relay never saw, where a rule allows a stream between them.
+    pub allow_unproven: bool,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Self { window: WINDOW, allow_unproven: true }
     }
 }
 
@@ -165,6 +185,8 @@ pub struct Limits {
     pub streams_per_agent: usize,
     /// Streams in all.
     pub streams: usize,
+    /// Halves of streams of one agent that wait for their partner.
+    pub parked_per_agent: usize,
     /// Services that one agent may register.
     pub services_per_agent: usize,
     /// Payload of one frame, in bytes; longer ones end what they came on (wire.md §2).
@@ -187,6 +209,7 @@ impl Default for RelayConfig {
             directory: Directory::default(),
             admin: Admin::default(),
             http: Http::default(),
+            resume: Resume::default(),
             drain: Drain::default(),
             log: Log::default(),
             quic: QuicConfig::default(),
@@ -210,6 +233,7 @@ impl Default for Limits {
             connections: 20_000,
             streams_per_agent: 8_192,
             streams: 100_000,
+            parked_per_agent: 8_192,
             services_per_agent: 256,
             frame_max_bytes: 64 << 10,
             audit_queue: 65_536,
@@ -254,6 +278,12 @@ impl RelayConfig {
         if self.drain.deadline > Duration::from_secs(SECONDS_MAX) {
             found.push(Invalid::at("drain.deadline", "longer than an hour"));
         }
+        if self.resume.window.is_zero() || self.resume.window > RESUME_WINDOW_MAX {
+            found.push(Invalid::at(
+                "resume.window",
+                "not within 1ms to 1m: longer, and a stream's agents are forgotten",
+            ));
+        }
         found.extend(self.tls.validate());
         found.extend(self.directory.validate());
         found.extend(self.log.validate());
@@ -274,6 +304,8 @@ where
 }
 
 const SECONDS_MAX: u64 = 3_600;
+/// Half of what a stream is remembered for that nothing carries.
+const RESUME_WINDOW_MAX: Duration = Duration::from_secs(60);
 const COUNT_MAX: usize = 1 << 24;
 /// Less is a slip, such as one in the unit, that would soon rotate everything away.
 const AUDIT_MIN_BYTES: u64 = 1 << 10;
@@ -319,6 +351,7 @@ impl Limits {
             ("limits.connections", self.connections, COUNT_MAX),
             ("limits.streams_per_agent", self.streams_per_agent, COUNT_MAX),
             ("limits.streams", self.streams, COUNT_MAX),
+            ("limits.parked_per_agent", self.parked_per_agent, COUNT_MAX),
             ("limits.services_per_agent", self.services_per_agent, COUNT_MAX),
             ("limits.audit_queue", self.audit_queue, COUNT_MAX),
             ("limits.control_queue", self.control_queue, COUNT_MAX),

@@ -3,6 +3,7 @@
 //! A decision is made twice for every open, so a [`Snapshot`] is built once, sorted, and then only read: nothing is
 //! allocated while it decides. No rule that matches means deny.
 
+mod between;
 pub mod explain;
 mod index;
 mod precedence;

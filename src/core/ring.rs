@@ -215,6 +215,15 @@ impl Ring {
         Ok(freed)
     }
 
+    /// Lets go of everything before `position`, which nobody needs any more. Unlike an acknowledgement it says nothing of
+    /// the peer.
+    pub fn release(&mut self, position: u64) {
+        let position = position.min(self.end);
+        if position > self.start {
+            self.discard_until(position);
+        }
+    }
+
     /// Everything from `position` on, by reference, in order.
     ///
     /// # Errors

@@ -171,6 +171,14 @@ where
     pass_on(halt, source, sink, &codes)
 }
 
+/// The end of a pump that never began, since nothing can be written to `sink`.
+pub fn halted<M>(end: WriteEnd, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd
+where
+    M: Fn(ResetCode) -> ResetCode,
+{
+    pass_on(Halt::Sink(end), source, sink, codes)
+}
+
 fn pass_on<M>(halt: Halt, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd
 where
     M: Fn(ResetCode) -> ResetCode,

@@ -109,6 +109,7 @@ fn measure(vault: &Vault, root: &Arc<Node>) {
     let metrics = &vault.metrics;
     vault.traffic.fold();
     metrics.connections.set(gauge(vault.connections.len()));
+    metrics.parked.set(gauge(vault.parking.len()));
     metrics.handshakes_in_progress.set(gauge(vault.arrivals.in_progress()));
     metrics.streams.set(gauge(vault.traffic.streams()));
     metrics.audit_waiting.set(gauge(vault.audit.len()));

@@ -15,8 +15,9 @@ use super::ingress::connections::ConnectionsHandle;
 use super::ingress::quic_listener::{QuicListener, QuicListenerArgs, QuicListenerMsg};
 use super::policy::{Policy, PolicyArgs, PolicyMsg};
 use super::registry::{Registry, RegistryArgs, RegistryHandle};
+use super::resume::ResumeHandle;
 use super::splices::SplicesHandle;
-use crate::supervise::dynamic::{Dynamic, DynamicArgs};
+use crate::supervise::dynamic::{Dynamic, DynamicArgs, DynamicHandle};
 use crate::supervise::intensity::Limits;
 use crate::supervise::one_for_one::{OneForOne, OneForOneArgs, OneForOneMsg};
 use crate::supervise::slot::Slot;
@@ -24,7 +25,7 @@ use crate::supervise::spec::{ChildSpec, Restart};
 use crate::vault::Vault;
 
 /// Every kind of actor in the tree, and the kind of its supervisor; the root's is empty.
-pub const KINDS: [(&str, &str); 15] = [
+pub const KINDS: [(&str, &str); 17] = [
     ("relay", ""),
     ("audit", "relay"),
     ("policy", "relay"),
@@ -32,6 +33,8 @@ pub const KINDS: [(&str, &str); 15] = [
     ("registry", "relay"),
     ("splices", "relay"),
     ("splice", "splices"),
+    ("resume", "relay"),
+    ("entry", "resume"),
     ("ingress", "relay"),
     ("connections", "ingress"),
     ("connection", "connections"),
@@ -56,14 +59,16 @@ const INGRESS: Duration = Duration::from_millis(3_500);
 pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
     let registry = RegistryHandle::new(vault.config.now().limits.registry_call);
     let splices = SplicesHandle::default();
-    let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone());
+    let resume = ResumeHandle::new(Arc::clone(vault), splices.clone());
+    let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone(), resume.clone());
     let root = Slot::new("relay", vault.relay.id().as_str());
     let children = vec![
         audit(vault),
         policy(vault),
         credentials(vault),
         registry_spec(vault, &registry),
-        splices_spec(&splices),
+        dynamic(splices.supervisor()),
+        dynamic(resume.supervisor()),
         ingress(vault, connections),
         admin(vault, &root),
         http(vault, &root),
@@ -101,10 +106,11 @@ fn registry_spec(vault: &Arc<Vault>, handle: &RegistryHandle) -> ChildSpec {
     ChildSpec::new(handle.slot(), Restart::Permanent, LEAF, move || (Registry, args()))
 }
 
-fn splices_spec(splices: &SplicesHandle) -> ChildSpec {
-    let handle = splices.supervisor().clone();
+/// A supervisor that starts anew with no children.
+fn dynamic(supervisor: &DynamicHandle) -> ChildSpec {
+    let handle = supervisor.clone();
     let args = move || DynamicArgs { handle: handle.clone(), revive: Box::new(Vec::new) };
-    ChildSpec::new(splices.supervisor().slot(), Restart::Permanent, DYNAMIC, move || (Dynamic, args()))
+    ChildSpec::new(supervisor.slot(), Restart::Permanent, DYNAMIC, move || (Dynamic, args()))
 }
 
 fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle) -> ChildSpec {

@@ -1,4 +1,4 @@
-//! Kill, panic and hang, on purpose: for an operator's hand and for the fault-injection tests.
+//! Kill, panic, hang and stop, on purpose: for an operator's hand and for the fault-injection tests.
 //!
 //! A panic or a hang has to happen *inside* the actor, whatever its messages are. So a probe is linked under it:
 //! the probe's start arrives on the victim's supervision port, where [`Watched`](super::watched) strikes.
@@ -20,11 +20,13 @@ pub enum Fault {
     Panic = 2,
     /// Never return from its handler.
     Hang = 3,
+    /// Stop in order: a supervisor stops its children first. What is permanent comes back.
+    Stop = 4,
 }
 
 impl Fault {
     pub(super) fn from_u8(value: u8) -> Option<Self> {
-        [Self::Kill, Self::Panic, Self::Hang].into_iter().find(|fault| *fault as u8 == value)
+        [Self::Kill, Self::Panic, Self::Hang, Self::Stop].into_iter().find(|fault| *fault as u8 == value)
     }
 }
 
@@ -50,9 +52,16 @@ pub async fn inject(node: &Arc<Node>, fault: Fault) -> Result<(), FaultError> {
         return Err(FaultError::Ended(node.label()));
     }
     let was_spared = current.spare();
-    if fault == Fault::Kill {
-        current.cell().kill();
-        return Ok(());
+    match fault {
+        Fault::Kill => {
+            current.cell().kill();
+            return Ok(());
+        }
+        Fault::Stop => {
+            node.stop();
+            return Ok(());
+        }
+        Fault::Panic | Fault::Hang => {}
     }
     current.set_fault(fault);
     // The probe's own outcome says nothing: it dies with its victim, often before its start is reported.
@@ -76,7 +85,7 @@ pub(super) async fn strike(incarnation: &Incarnation) -> Result<(), ActorProcess
     match incarnation.take_fault() {
         Some(Fault::Panic) => panic!("injected panic"),
         Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Kill) | None => Ok(()),
+        Some(Fault::Kill | Fault::Stop) | None => Ok(()),
     }
 }
 

@@ -4,7 +4,8 @@
 //! connection of the process, and every registration carries it, so an old connection's end never removes what a
 //! newer one registered (wire.md §3, point 6).
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,11 +18,12 @@ use tokio::time::Instant;
 
 use super::arrivals::Occupied;
 use super::control_writer::{ControlSendError, ControlWriter};
-use super::places::Place;
+use super::places::{Place, Places};
+use super::routes::Routes;
 use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
-use crate::core::ids::{Capabilities, Generation, ServiceName};
-use crate::core::reject::ResetCode;
+use crate::core::ids::{Capabilities, Capability, Generation, ServiceName};
+use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::metrics::{ActorLabel, Metrics, count_restarts};
 use crate::net::framed::ControlReader;
 use crate::net::receive_window::ReceiveWindow;
@@ -63,6 +65,10 @@ pub struct AgentConnection {
     pub node: Arc<Node>,
     /// The control actor's node below it.
     pub control_node: Arc<Node>,
+    /// Its streams, and who is at their other ends.
+    pub routes: Routes,
+    /// Halves of streams that it has come to resume and that wait.
+    pub parked: Places,
     /// When the TLS handshake was done.
     pub since: SystemTime,
     /// By when HELLO must have come.
@@ -104,6 +110,18 @@ impl AgentConnection {
         *self.accepted.borrow()
     }
 
+    /// Whether the agent named this capability, and this relay uses it.
+    #[must_use]
+    pub fn names(&self, capability: Capability) -> bool {
+        self.accepted().is_some_and(|accepted| accepted.contains(capability))
+    }
+
+    /// Whether reset codes may be used toward this agent.
+    #[must_use]
+    pub fn codes(&self) -> CodeAgreement {
+        if self.names(Capability::ResumeCode) { CodeAgreement::Both } else { CodeAgreement::None }
+    }
+
     /// HELLO was answered with these features.
     pub fn greeted(&self, accepted: Capabilities) {
         self.accepted.send_replace(Some(accepted));
@@ -123,13 +141,14 @@ impl AgentConnection {
     /// Sends an unsolicited frame on the control stream; it waits while an answer is due.
     pub fn send_control(&self, frame: &Frame) {
         let mut held = self.lock_held();
-        match held.as_mut() {
-            Some(frames) if frames.len() < self.held_max => frames.push(frame.clone()),
-            Some(_) => {
-                drop(held);
-                self.cut_off();
-            }
-            None => self.queue(frame),
+        let Some(frames) = held.as_mut() else { return self.queue(frame) };
+        if let Some(older) = frames.iter_mut().find(|older| is_superseded(older, frame)) {
+            *older = frame.clone();
+        } else if frames.len() < self.held_max {
+            frames.push(frame.clone());
+        } else {
+            drop(held);
+            self.cut_off();
         }
     }
 
@@ -175,9 +194,7 @@ impl AgentConnection {
 
     /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
     pub fn close(&self, code: ResetCode, reason: &str) {
-        let knows = self.accepted().is_some_and(|caps| caps.contains(crate::core::ids::Capability::ResumeCode));
-        let code = if knows { code } else { ResetCode::UNSPECIFIED };
-        crate::net::stream::close(&self.quic, code, reason);
+        crate::net::stream::close(&self.quic, code.for_peer(self.codes()), reason);
     }
 
     /// What it has registered, by name.
@@ -213,13 +230,34 @@ impl AgentConnection {
     }
 }
 
+/// Of several checkpoints of a stream that wait, the latest says everything (wire.md §5).
+fn is_superseded(older: &Frame, newer: &Frame) -> bool {
+    matches!((older, newer), (Frame::StreamCheckpoint(older), Frame::StreamCheckpoint(newer)) if older.stream_id == newer.stream_id)
+}
+
+/// Whether both agents of a stream know reset codes (wire.md §9).
+#[must_use]
+pub fn agreement(one: &AgentConnection, other: &AgentConnection) -> CodeAgreement {
+    match (one.codes(), other.codes()) {
+        (CodeAgreement::Both, CodeAgreement::Both) => CodeAgreement::Both,
+        _ => CodeAgreement::None,
+    }
+}
+
+#[derive(Debug, Default)]
+struct Established {
+    by_generation: BTreeMap<Generation, Arc<AgentConnection>>,
+    /// Ascending.
+    by_agent: HashMap<AgentUri, Vec<Generation>>,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
     held_max: usize,
     restarts: Family<ActorLabel, Counter>,
-    established: Mutex<BTreeMap<Generation, Arc<AgentConnection>>>,
+    established: Mutex<Established>,
     last_generation: AtomicU64,
     last_registration: AtomicU64,
 }
@@ -265,43 +303,66 @@ impl Connections {
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),
+            routes: Routes::default(),
+            parked: Places::default(),
             half_open: Mutex::new(Some(occupied.half_open)),
             _place: occupied.place,
         });
         for node in [&connection.node, &connection.control_node] {
             count_restarts(&self.restarts, node);
         }
-        self.lock().insert(generation, Arc::clone(&connection));
+        let mut established = self.lock();
+        established.by_generation.insert(generation, Arc::clone(&connection));
+        let generations = established.by_agent.entry(connection.agent.clone()).or_default();
+        // Two that are added at once may come here in either order.
+        generations.insert(generations.partition_point(|earlier| *earlier < generation), generation);
+        drop(established);
         connection
     }
 
     /// Removes a connection; whether it was there.
     pub fn remove(&self, generation: Generation) -> bool {
-        self.lock().remove(&generation).is_some()
+        let mut established = self.lock();
+        let Some(connection) = established.by_generation.remove(&generation) else { return false };
+        if let Entry::Occupied(mut generations) = established.by_agent.entry(connection.agent.clone()) {
+            generations.get_mut().retain(|other| *other != generation);
+            if generations.get().is_empty() {
+                generations.remove();
+            }
+        }
+        true
     }
 
     /// Whether the connection is still established.
     #[must_use]
     pub fn contains(&self, generation: Generation) -> bool {
-        self.lock().contains_key(&generation)
+        self.lock().by_generation.contains_key(&generation)
     }
 
     /// All of them, the oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<AgentConnection>> {
-        self.lock().values().cloned().collect()
+        self.lock().by_generation.values().cloned().collect()
+    }
+
+    /// The newest connection of an agent.
+    #[must_use]
+    pub fn latest_of(&self, agent: &AgentUri) -> Option<Arc<AgentConnection>> {
+        let established = self.lock();
+        let latest = established.by_agent.get(agent)?.last()?;
+        established.by_generation.get(latest).cloned()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_generation.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().by_generation.is_empty()
     }
 
     /// The order of the next registration.
@@ -310,7 +371,7 @@ impl Connections {
         self.last_registration.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Generation, Arc<AgentConnection>>> {
+    fn lock(&self) -> MutexGuard<'_, Established> {
         self.established.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,20 +1,31 @@
-//! The stream index: who may act on a stream id (wire.md §4, step 4).
+//! The stream index: who may act on a stream id (wire.md §4, step 4), and what is known of the stream.
 //!
 //! The key is (tenant, stream id): ids of different tenants never meet. An entry belongs to the [`Reservation`] that
-//! made it, by epoch: a reservation that is dropped late, after the same pair has reserved the id again, removes
+//! made it, by epoch: a reservation that is dropped late, after the same pair has reserved the id again, changes
 //! nothing.
+//!
+//! A stream that was carried and is no more is remembered for a while, so that its two agents can resume it (wire.md §5).
+//! What is remembered keeps nobody from using the id for another stream.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::core::identity::{AgentUri, Tenant};
 use crate::core::ids::StreamId;
+use crate::core::policy::P2pMode;
+use crate::supervise::node::Node;
 
 /// A power of two, so that a hash picks a shard by its low bits; enough for two cores by far.
 const SHARDS: usize = 16;
+/// How long a stream is remembered that nothing carries: longer than any resume window, and than the agents' own memory of
+/// finished streams (35 s, wire.md §9).
+const REMEMBERED_FOR: Duration = Duration::from_secs(120);
+/// How many such streams are remembered, in each shard; the oldest go first. About 16 MB in all.
+const REMEMBERED: usize = 4_096;
 
 /// A stream's two agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +36,60 @@ pub struct Parties {
     pub provider: AgentUri,
 }
 
+impl Parties {
+    /// The agent at the other end; none when `agent` is not one of the two.
+    #[must_use]
+    pub fn partner_of(&self, agent: &AgentUri) -> Option<&AgentUri> {
+        if *agent == self.consumer { Some(&self.provider) } else { (*agent == self.provider).then_some(&self.consumer) }
+    }
+}
+
+/// What a stream is about; the same for every splice that carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// The service asked for; empty where this relay never saw the stream opened.
+    pub target: String,
+    /// As the consumer named it; may be empty.
+    pub method: String,
+    /// What both sides' rules say of a direct path.
+    pub p2p_mode: P2pMode,
+    /// When it was opened, or first resumed here.
+    pub opened_at: SystemTime,
+}
+
+/// What the index knows of a stream.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its two agents.
+    pub parties: Parties,
+    /// What it is about; none while it is being opened.
+    pub facts: Option<Arc<StreamFacts>>,
+    /// The splice that carries it now.
+    pub splice: Option<Arc<Node>>,
+}
+
 #[derive(Debug)]
 struct Record {
     parties: Parties,
     epoch: u64,
+    facts: Option<Arc<StreamFacts>>,
+    carrier: Carrier,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    /// It is being opened or resumed.
+    None,
+    /// Weak: what a splice's node shows leads back here.
+    Splice(Weak<Node>),
+    /// Nothing carries it any more, since then.
+    Gone(Instant),
+}
+
+impl Record {
+    fn is_live(&self) -> bool {
+        !matches!(self.carrier, Carrier::Gone(_))
+    }
 }
 
 type Key = (Tenant, StreamId);
@@ -44,9 +105,32 @@ pub struct StreamIndex(Arc<Shards>);
 
 #[derive(Debug)]
 struct Shards {
-    shards: [Mutex<HashMap<Key, Record>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     epoch: AtomicU64,
+    live: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    records: HashMap<Key, Record>,
+    /// Those that nothing carries, the oldest first; some may have been taken up again since.
+    gone: VecDeque<(Key, u64)>,
+}
+
+impl Shard {
+    /// Forgets what was remembered for long enough, and what is too much.
+    fn forget(&mut self) {
+        while let Some((key, epoch)) = self.gone.front() {
+            let record = self.records.get(key).filter(|record| record.epoch == *epoch);
+            match record.map(|record| &record.carrier) {
+                Some(Carrier::Gone(at)) if at.elapsed() < REMEMBERED_FOR && self.gone.len() <= REMEMBERED => return,
+                Some(Carrier::Gone(_)) => drop(self.records.remove(key)),
+                _ => {}
+            }
+            self.gone.pop_front();
+        }
+    }
 }
 
 impl Default for StreamIndex {
@@ -55,6 +139,7 @@ impl Default for StreamIndex {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             epoch: AtomicU64::new(1),
+            live: AtomicUsize::new(0),
         }))
     }
 }
@@ -64,37 +149,54 @@ impl StreamIndex {
     /// unrecorded. Id 0 is never recorded.
     ///
     /// # Errors
-    /// [`Conflict`] when it is mapped to another pair.
+    /// [`Conflict`] when it is in use between another pair.
     pub fn reserve(&self, id: StreamId, parties: Parties) -> Result<Reservation, Conflict> {
         if !id.is_recorded() {
             return Ok(Reservation { held: None });
         }
         let key = (parties.consumer.tenant().clone(), id);
         let epoch = self.0.epoch.fetch_add(1, Ordering::Relaxed);
-        match self.0.shard(&key).entry(key.clone()) {
-            Entry::Occupied(mut taken) if taken.get().parties == parties => taken.get_mut().epoch = epoch,
-            Entry::Occupied(_) => return Err(Conflict),
+        let mut shard = self.0.shard(&key);
+        shard.forget();
+        let record = Record { parties, epoch, facts: None, carrier: Carrier::None };
+        match shard.records.entry(key.clone()) {
+            Entry::Occupied(taken) if taken.get().is_live() && taken.get().parties != record.parties => {
+                return Err(Conflict);
+            }
+            Entry::Occupied(mut taken) => {
+                let was_live = taken.insert(record).is_live();
+                self.0.live.fetch_add(usize::from(!was_live), Ordering::Relaxed);
+            }
             Entry::Vacant(free) => {
-                free.insert(Record { parties, epoch });
+                free.insert(record);
+                self.0.live.fetch_add(1, Ordering::Relaxed);
             }
         }
+        drop(shard);
         Ok(Reservation { held: Some((Arc::clone(&self.0), key, epoch)) })
     }
 
-    /// The two agents of a stream.
+    /// What is known of a stream that lives, or did a short while ago.
     #[must_use]
-    pub fn parties(&self, tenant: &Tenant, id: StreamId) -> Option<Parties> {
+    pub fn known(&self, tenant: &Tenant, id: StreamId) -> Option<Known> {
         let key = (tenant.clone(), id);
-        self.0.shard(&key).get(&key).map(|record| record.parties.clone())
+        let shard = self.0.shard(&key);
+        let record = shard.records.get(&key)?;
+        let splice = match &record.carrier {
+            Carrier::Gone(at) if at.elapsed() >= REMEMBERED_FOR => return None,
+            Carrier::Splice(node) => node.upgrade(),
+            Carrier::None | Carrier::Gone(_) => None,
+        };
+        Some(Known { parties: record.parties.clone(), facts: record.facts.clone(), splice })
     }
 
-    /// How many streams are recorded.
+    /// How many streams live.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.0.live.load(Ordering::Relaxed)
     }
 
-    /// Whether none is.
+    /// Whether none does.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -102,34 +204,49 @@ impl StreamIndex {
 }
 
 impl Shards {
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Record>> {
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(key);
         #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
         let index = hash as usize % SHARDS;
-        lock(&self.shards[index])
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Holds an id in the index until dropped.
+/// Holds an id in the index until dropped; what was carried is remembered for a while from then on.
 #[derive(Debug)]
 #[must_use = "dropping it frees the id"]
 pub struct Reservation {
     held: Option<(Arc<Shards>, Key, u64)>,
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let Some((index, key, epoch)) = self.held.take() else { return };
-        if let Entry::Occupied(record) = index.shard(&key).entry(key.clone())
-            && record.get().epoch == epoch
-        {
-            record.remove();
+impl Reservation {
+    /// The splice at `node` carries the stream from now on.
+    pub fn carried_by(&self, node: &Arc<Node>, facts: &Arc<StreamFacts>) {
+        let Some((index, key, epoch)) = &self.held else { return };
+        if let Some(record) = index.shard(key).records.get_mut(key).filter(|record| record.epoch == *epoch) {
+            record.carrier = Carrier::Splice(Arc::downgrade(node));
+            record.facts = Some(Arc::clone(facts));
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some((index, key, epoch)) = self.held.take() else { return };
+        let mut shard = index.shard(&key);
+        let Entry::Occupied(mut record) = shard.records.entry(key.clone()) else { return };
+        if record.get().epoch != epoch {
+            return;
+        }
+        index.live.fetch_sub(1, Ordering::Relaxed);
+        if record.get().facts.is_none() {
+            record.remove();
+            return;
+        }
+        record.get_mut().carrier = Carrier::Gone(Instant::now());
+        shard.gone.push_back((key, epoch));
+        shard.forget();
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +277,8 @@ mod tests {
         let _one = index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap();
         let _two = index.reserve(StreamId(7), parties("beta", 3, 4)).unwrap();
         assert_eq!(index.len(), 2);
-        assert_eq!(index.parties(agent("beta", 3).tenant(), StreamId(7)), Some(parties("beta", 3, 4)));
+        let known = index.known(agent("beta", 3).tenant(), StreamId(7)).unwrap();
+        assert_eq!(known.parties, parties("beta", 3, 4));
     }
 
     #[test]
@@ -180,5 +298,54 @@ mod tests {
         let _one = index.reserve(StreamId(0), parties("acme", 1, 2)).unwrap();
         let _two = index.reserve(StreamId(0), parties("acme", 3, 4)).unwrap();
         assert!(index.is_empty());
+    }
+
+    fn carried(index: &StreamIndex, id: u64) -> (Reservation, Arc<Node>) {
+        let reservation = index.reserve(StreamId(id), parties("acme", 1, 2)).unwrap();
+        let node = Node::new("splice", "");
+        let facts = StreamFacts {
+            target: "svc".into(),
+            method: String::new(),
+            p2p_mode: P2pMode::default(),
+            opened_at: SystemTime::now(),
+        };
+        reservation.carried_by(&node, &Arc::new(facts));
+        (reservation, node)
+    }
+
+    #[test]
+    fn a_stream_that_was_carried_is_remembered_and_blocks_nobody() {
+        let index = StreamIndex::default();
+        let acme = agent("acme", 1).tenant().clone();
+        let (held, node) = carried(&index, 7);
+        let known = index.known(&acme, StreamId(7)).unwrap();
+        assert_eq!(known.splice.map(|splice| splice.id()), Some(node.id()));
+        drop(held);
+        assert!(index.is_empty());
+        let known = index.known(&acme, StreamId(7)).unwrap();
+        assert_eq!((known.parties, known.splice.is_none()), (parties("acme", 1, 2), true));
+        assert_eq!(known.facts.unwrap().target, "svc");
+        let _other = index.reserve(StreamId(7), parties("acme", 1, 3)).unwrap();
+        assert_eq!(index.known(&acme, StreamId(7)).unwrap().parties, parties("acme", 1, 3));
+        assert_eq!(index.len(), 1);
+    }
+
+    #[test]
+    fn an_open_that_came_to_nothing_leaves_nothing() {
+        let index = StreamIndex::default();
+        drop(index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap());
+        assert!(index.known(agent("acme", 1).tenant(), StreamId(7)).is_none());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let index = StreamIndex::default();
+        for id in 1..=(SHARDS * REMEMBERED * 2) as u64 {
+            drop(carried(&index, id));
+        }
+        let kept: usize = index.0.shards.iter().map(|shard| shard.lock().unwrap().records.len()).sum();
+        assert!(kept <= SHARDS * REMEMBERED, "{kept}");
+        let last = StreamId((SHARDS * REMEMBERED * 2) as u64);
+        assert!(index.known(agent("acme", 1).tenant(), last).is_some(), "the newest stay");
     }
 }

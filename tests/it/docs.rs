@@ -57,6 +57,13 @@ async fn the_tree_of_a_running_relay_has_the_kinds_of_the_table() {
     crate::harness::take(&mut down.recv, 1).await;
     let _opening = consumer.open("svc", 2).await;
     let _asked = provider.incoming().await;
+    let mut waits = consumer.fresh().await;
+    let resume = outrelay::proto::orp::StreamResume { stream_id: 3, ..Default::default() };
+    outrelay::net::framed::write_frame(&mut waits.send, &outrelay::core::frame::Frame::StreamResume(resume))
+        .await
+        .unwrap();
+    let entry = || relay.tree().walk().any(|actor| actor.kind == "entry");
+    crate::harness::eventually("a half waits", || entry().then_some(())).await;
 
     fn edges(report: &outrelay::supervise::report::Report, under: &str, all: &mut BTreeSet<(String, String)>) {
         all.insert((report.kind.clone(), under.to_owned()));

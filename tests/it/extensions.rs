@@ -1,7 +1,6 @@
 //! wire.md §9: what an agent has named is used, and not a byte of it goes to one that has not.
 
 use outrelay::core::frame::Frame;
-use outrelay::net::framed::write_frame;
 use outrelay::proto::orp;
 
 use crate::harness::{Deployment, pair, rejection};
@@ -70,18 +69,4 @@ async fn a_service_that_was_deregistered_is_no_longer_found() {
     assert_eq!(consumer.hear().await, Frame::Pong, "skipped");
     let _stream = provider.open("svc", 2).await;
     assert_eq!(consumer.incoming().await.0.stream_id, 2);
-}
-
-#[tokio::test]
-async fn a_resume_of_a_stream_is_refused_with_a_reset_while_it_is_not_served() {
-    let deployment = Deployment::new();
-    let relay = deployment.relay().await;
-    for (caps, code) in [(&["resume-code"][..], 0x14), (&[][..], 0)] {
-        let peer = deployment.peer(&relay, 1, caps).await;
-        let mut stream = peer.fresh().await;
-        let resume = orp::StreamResume { stream_id: 5, ..Default::default() };
-        write_frame(&mut stream.send, &Frame::StreamResume(resume)).await.unwrap();
-        let end = crate::harness::drain(&mut stream.recv).await.1;
-        assert_eq!(end, outrelay::net::stream::End::Reset(outrelay::core::reject::ResetCode(code)));
-    }
 }

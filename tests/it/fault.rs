@@ -15,7 +15,7 @@ use outrelay::supervise::fault::Fault;
 use outrelay::supervise::report::Report;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Deployment, Peer, agent, drain, eventually, noise, pair, rejection, soon, take};
+use crate::harness::{ALONE, Deployment, Peer, agent, drain, eventually, noise, pair, rejection, soon, take};
 
 const FAULTS: [Fault; 2] = [Fault::Kill, Fault::Panic];
 const KNOWS_CODES: &[&str] = &["resume-code"];
@@ -23,9 +23,6 @@ const KNOWS_CODES: &[&str] = &["resume-code"];
 const LONGEST_GAP: Duration = Duration::from_millis(100);
 /// How often the neighbour writes: it must never wait for its own bytes on a busy machine.
 const BEAT: Duration = Duration::from_millis(2);
-
-/// One at a time: they measure time.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A relay with a provider and a consumer, and a neighbour stream that never rests.
 struct World {
@@ -277,6 +274,19 @@ async fn a_killed_control_goes_on_in_the_middle_of_a_frame() {
         assert_eq!(world.provider.hear().await, Frame::Pong, "one answer, no more");
         world.neighbour_noticed_nothing().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_that_an_operator_stops_ends_its_connection_for_nobody_would_answer_on_it() {
+    let world = World::new().await;
+    let control = world.find("control", agent(1).as_str()).await;
+    world.relay.inject(&control.id.to_string(), Fault::Stop).await.unwrap();
+    assert_eq!(world.provider.closed().await.1, "connection ended by the relay");
+    let mut again = world.deployment.peer(&world.relay, 1, KNOWS_CODES).await;
+    assert!(matches!(again.register("svc").await, Frame::RegisterAck(_)));
+    let _stream = world.consumer.open("svc", 8).await;
+    assert_eq!(again.incoming().await.0.stream_id, 8);
+    world.neighbour_noticed_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Everyone of the tenant `acme` may call everyone of it.
 pub const OPEN_WORLD: &str = "[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\n";
 
+/// For tests that measure time or load the machine: one at a time.
+pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Waits for `what`, polling; fails the test when it does not come.
 pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + SOON;
@@ -118,9 +121,13 @@ impl Deployment {
         relay: &Relay,
         identity: &Issued,
     ) -> Result<quinn::Connection, quinn::ConnectionError> {
+        dial(relay.quic_addr().unwrap(), self.client(identity)).await
+    }
+
+    /// What `identity` dials a relay with.
+    pub fn client(&self, identity: &Issued) -> rustls::ClientConfig {
         let material = TlsMaterial::from_pem(&identity.cert_pem, &identity.key_pem, self.ca.cert_pem()).unwrap();
-        let client = tls::client_config(&material, &[ALPN_ORP]).unwrap();
-        dial(relay.quic_addr().unwrap(), client).await
+        tls::client_config(&material, &[ALPN_ORP]).unwrap()
     }
 
     /// Connects as agent `n` of `acme` and says HELLO, naming `capabilities`.

@@ -43,6 +43,7 @@ pub struct Endpoint {
     /// The number of the current or, while there is none, the latest path.
     epoch: Epoch,
     ring: Ring,
+    keeping: Keeping,
     /// How much of our direction was handed out for writing on the current path.
     handed: u64,
     our_fin: OurFin,
@@ -77,6 +78,14 @@ enum OurFin {
     Written,
 }
 
+/// How long the ring keeps what was taken from the local side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    UntilAcknowledged,
+    /// The stream is not resumable: what was handed out for writing is let go. What was not is nowhere else.
+    UntilHanded,
+}
+
 /// Whether the partner's FIN came on the current path, where it comes again if it was consumed on an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartnerFin {
@@ -88,12 +97,14 @@ impl Endpoint {
     /// A stream on its first path, whose epoch is [`Epoch::FIRST`]. A stream with id 0 is never resumable.
     #[must_use]
     pub fn new(stream_id: StreamId, peer: PeerKind, ring: Ring) -> Self {
-        let mut endpoint = Self {
+        let is_recorded = stream_id.is_recorded();
+        Self {
             stream_id,
             peer,
             path: Path::Live,
             epoch: Epoch::FIRST,
             ring,
+            keeping: if is_recorded { Keeping::UntilAcknowledged } else { Keeping::UntilHanded },
             handed: 0,
             our_fin: OurFin::Open,
             fin_sent: false,
@@ -106,11 +117,7 @@ impl Endpoint {
             closing_since: None,
             path_since: None,
             partner_fin: PartnerFin::Unread,
-        };
-        if !stream_id.is_recorded() {
-            endpoint.ring.give_up();
         }
-        endpoint
     }
 
     /// What was learned of the partner after the stream began (STREAM_READY may come late).
@@ -146,7 +153,7 @@ impl Endpoint {
     /// Whether a lost path can be replaced.
     #[must_use]
     pub fn is_resumable(&self) -> bool {
-        !self.ring.is_given_up() && self.path != Path::Lost
+        self.keeping == Keeping::UntilAcknowledged && self.path != Path::Lost
     }
 
     /// What the partner has said of its own position, in bytes; `None` before its first word. A path on which a reset may
@@ -207,7 +214,7 @@ impl Endpoint {
         if self.check(epoch).is_err() || self.handed != before {
             return Taken::Kept;
         }
-        self.handed = self.ring.end();
+        self.hand_out(self.ring.end());
         Taken::Write
     }
 
@@ -228,7 +235,7 @@ impl Endpoint {
         // What the partner has acknowledged it does not lack.
         self.handed = self.handed.max(self.ring.start());
         if let Ok(Some(bytes)) = self.ring.piece(self.handed) {
-            self.handed += bytes.len() as u64;
+            self.hand_out(self.handed + bytes.len() as u64);
             return Ok(ToWrite::Bytes(bytes));
         }
         Ok(if self.our_fin == OurFin::Taken { ToWrite::Fin } else { ToWrite::Nothing })
@@ -287,6 +294,13 @@ impl Endpoint {
         Ok(FinRead::End)
     }
 
+    fn hand_out(&mut self, position: u64) {
+        self.handed = position;
+        if self.keeping == Keeping::UntilHanded {
+            self.ring.release(position);
+        }
+    }
+
     fn check(&self, epoch: Epoch) -> Result<(), PathError> {
         if self.path == Path::Live && epoch == self.epoch { Ok(()) } else { Err(PathError::Stale) }
     }
@@ -319,7 +333,7 @@ impl Endpoint {
 
     /// Whether the partner's word that it has our FIN is still awaited.
     fn is_unconfirmed(&self) -> bool {
-        let confirms = self.peer == PeerKind::FinState && !self.ring.is_given_up();
+        let confirms = self.peer == PeerKind::FinState && self.keeping == Keeping::UntilAcknowledged;
         confirms && !self.partner.has_consumed_fin()
     }
 

@@ -26,6 +26,10 @@ pub use refusal::Refusal;
 /// How long a half waits for its partner (ResumeWindow).
 pub const WINDOW: Duration = Duration::from_secs(30);
 
+/// How often the partner of a half that waits is sent RESUME_WANTED, apart from once when the half arrives and once when
+/// the partner connects: an agent takes no notice of one that may be older than its path.
+pub const CALL_EVERY: Duration = Duration::from_secs(5);
+
 /// Which half, among all that ever arrived at this relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HalfId(pub u64);
@@ -180,6 +184,7 @@ fn echo(to: &Half, of: &Half) -> Option<Fields> {
 pub struct Pairing {
     tenant: Tenant,
     stream_id: StreamId,
+    window: Duration,
     waiting: Option<Waiting>,
 }
 
@@ -195,7 +200,13 @@ impl Pairing {
     /// Nothing waits yet.
     #[must_use]
     pub fn new(tenant: Tenant, stream_id: StreamId) -> Self {
-        Self { tenant, stream_id, waiting: None }
+        Self { tenant, stream_id, window: WINDOW, waiting: None }
+    }
+
+    /// With another window than [`WINDOW`].
+    #[must_use]
+    pub fn with_window(self, window: Duration) -> Self {
+        Self { window, ..self }
     }
 
     /// The half that waits.
@@ -207,7 +218,7 @@ impl Pairing {
     /// When the window of the half that waits is over.
     #[must_use]
     pub fn window_ends_at(&self) -> Option<Duration> {
-        self.waiting.as_ref().map(|waiting| waiting.since + WINDOW)
+        self.waiting.as_ref().map(|waiting| waiting.since + self.window)
     }
 
     /// A half arrives.
@@ -243,7 +254,8 @@ impl Pairing {
 
     /// Time has passed. Returns the half whose window is over, to be refused with [`Refusal::WindowOver`].
     pub fn on_time(&mut self, now: Duration) -> Option<Half> {
-        self.waiting.take_if(|waiting| waiting.since + WINDOW <= now).map(|waiting| waiting.half)
+        let window = self.window;
+        self.waiting.take_if(|waiting| waiting.since + window <= now).map(|waiting| waiting.half)
     }
 
     fn park(&mut self, half: Half, known: &Known, before: Option<(AgentUri, AgentUri)>, now: Duration) {

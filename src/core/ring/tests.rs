@@ -173,6 +173,18 @@ fn a_silent_streams_growth_goes_back_to_the_others() {
 }
 
 #[test]
+fn what_is_released_is_gone_and_is_no_progress_of_the_peer() {
+    let mut ring = ring();
+    fill(&mut ring);
+    ring.release(1);
+    fill(&mut ring);
+    assert_eq!((ring.start(), ring.room()), (1, 0), "no leave to grow");
+    ring.release(0);
+    ring.release(u64::MAX);
+    assert!(ring.is_empty() && ring.start() == ring.end());
+}
+
+#[test]
 fn a_ring_that_was_given_up_only_counts() {
     let mut ring = ring();
     fill(&mut ring);

@@ -15,6 +15,8 @@ pub enum Side {
     Caller,
     /// May the provider be called by the caller?
     Callee,
+    /// No rule was asked: the relay itself lets it pass or refuses it.
+    Relay,
 }
 
 impl Side {
@@ -24,6 +26,7 @@ impl Side {
         match self {
             Self::Caller => "caller",
             Self::Callee => "callee",
+            Self::Relay => "relay",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::core::reject::ResetCode;
 use crate::relay::registry::RegistryHandle;
+use crate::relay::resume::ResumeHandle;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::dynamic::{Dynamic, DynamicArgs, DynamicHandle};
 use crate::supervise::slot::Slot;
@@ -27,13 +28,14 @@ pub struct ConnectionsHandle {
     vault: Arc<Vault>,
     registry: RegistryHandle,
     splices: SplicesHandle,
+    resume: ResumeHandle,
 }
 
 impl ConnectionsHandle {
     /// An address for a supervisor that is not started yet.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, registry: RegistryHandle, splices: SplicesHandle) -> Self {
-        Self { supervisor: DynamicHandle::new("connections", ""), vault, registry, splices }
+    pub fn new(vault: Arc<Vault>, registry: RegistryHandle, splices: SplicesHandle, resume: ResumeHandle) -> Self {
+        Self { supervisor: DynamicHandle::new("connections", ""), vault, registry, splices, resume }
     }
 
     /// The supervisor's handle.
@@ -68,6 +70,7 @@ impl ConnectionsHandle {
                 connection: Arc::clone(&over),
                 registry: this.registry.clone(),
                 splices: this.splices.clone(),
+                resume: this.resume.clone(),
             };
             (Connection, args)
         });

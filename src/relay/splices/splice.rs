@@ -2,32 +2,37 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | both pump tasks, and through them both streams; the stream's place in the index |
+//! | Owns | both pump tasks, and through them both streams; the stream's place in the index and its route |
 //! | Receives | the ends of its two pumps |
 //! | Sends | nothing |
-//! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written |
-//! | Lost on crash | the stream: its halves are dropped, and a dropped half is a reset (`RESUMABLE` where both agents know it), never a FIN |
+//! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written; the agents do, and resume it |
+//! | Lost on crash | the path: both halves are dropped, and a dropped half is a reset (`RESUMABLE` where both agents know it), never a FIN |
 //!
+//! A stream that is resumed begins with the echoes: each half is told the other's numbers, and by nobody else.
 //! No byte passes through the mailbox.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admin::protocol::StreamRow;
 use crate::clock::unix_ms;
+use crate::core::frame::Frame;
 use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
-use crate::core::policy::{P2pMode, RelayMode};
+use crate::core::policy::RelayMode;
 use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::core::resume::Fields;
+use crate::net::framed::write_frame;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
 use crate::net::stream::{BiStream, RecvHalf, SendHalf};
 use crate::net::stream_limit::StreamUse;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
-use crate::vault::streams::{Parties, Reservation};
+use crate::vault::routes::Routed;
+use crate::vault::streams::{Parties, Reservation, StreamFacts};
 use crate::vault::traffic::{Admitted, Counted};
 
 /// A stream whose provider has accepted: everything that a splice takes over.
@@ -37,20 +42,22 @@ pub struct Pair {
     pub stream_id: StreamId,
     /// The two agents.
     pub parties: Parties,
-    /// The service and method asked for.
-    pub target: String,
-    /// As the consumer named it; may be empty.
-    pub method: String,
-    /// The consumer's stream, past its OPEN_STREAM.
+    /// What it is about.
+    pub facts: Arc<StreamFacts>,
+    /// The consumer's stream, past its OPEN_STREAM or STREAM_RESUME.
     pub consumer: BiStream,
-    /// The provider's stream, past its STREAM_ACCEPT.
+    /// The provider's stream, past its STREAM_ACCEPT or STREAM_RESUME.
     pub provider: BiStream,
-    /// What both sides' rules say of a direct path.
-    pub p2p_mode: P2pMode,
+    /// The provider's numbers, where a stream is resumed: they come before the first byte.
+    pub to_consumer: Option<Fields>,
+    /// The consumer's numbers, likewise.
+    pub to_provider: Option<Fields>,
     /// Whether both agents know reset codes.
     pub codes: CodeAgreement,
     /// The stream's place in the index.
     pub reservation: Reservation,
+    /// What one agent says of the stream on its control stream reaches the other.
+    pub routed: Routed,
     /// Both streams count toward their connection's limit.
     pub stream_uses: [StreamUse; 2],
     /// Where streams and bytes are counted.
@@ -99,6 +106,7 @@ pub struct SpliceState {
     vault: Arc<Vault>,
     _counted: Counted,
     _reservation: Reservation,
+    _routed: Routed,
     _stream_uses: [StreamUse; 2],
 }
 
@@ -125,11 +133,11 @@ impl Actor for Splice {
             actor: slot.node().id(),
             consumer: pair.parties.consumer.to_string(),
             provider: pair.parties.provider.to_string(),
-            service: pair.target,
-            method: pair.method,
-            p2p_mode: pair.p2p_mode,
+            service: pair.facts.target.clone(),
+            method: pair.facts.method.clone(),
+            p2p_mode: pair.facts.p2p_mode,
             relay_mode: RelayMode::Splice,
-            opened_at: unix_ms(SystemTime::now()),
+            opened_at: unix_ms(pair.facts.opened_at),
             bytes_to_provider: 0,
             bytes_to_consumer: 0,
         };
@@ -137,8 +145,9 @@ impl Actor for Splice {
         let (mut consumer, mut provider) = (pair.consumer, pair.provider);
         consumer.set_drop_code(lost);
         provider.set_drop_code(lost);
-        let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.codes);
-        let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.codes);
+        let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.to_provider, pair.codes);
+        let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.to_consumer, pair.codes);
+        pair.reservation.carried_by(slot.node(), &pair.facts);
         describe(&slot, &about, &up.count, &down.count);
         recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
         pair.vault.metrics.streams_opened.inc();
@@ -154,6 +163,7 @@ impl Actor for Splice {
             up,
             down,
             _reservation: pair.reservation,
+            _routed: pair.routed,
             _stream_uses: pair.stream_uses,
         })
     }
@@ -182,7 +192,8 @@ impl Lane {
         slot: &Slot<SpliceMsg>,
         direction: Direction,
         source: RecvHalf,
-        sink: SendHalf,
+        mut sink: SendHalf,
+        echo: Option<Fields>,
         codes: CodeAgreement,
     ) -> Self {
         let count = Arc::new(PumpCount::default());
@@ -193,6 +204,11 @@ impl Lane {
                 lost: ResetCode::RESUMABLE.for_peer(codes),
                 limit: ResetCode::LIMIT.for_peer(codes),
             };
+            if let Some(echo) = echo
+                && let Err(end) = write_frame(&mut sink, &Frame::StreamResume(echo.to_resume(Vec::new()))).await
+            {
+                return pump::halted(end, source, sink, &codes);
+            }
             pump::pump(source, sink, &counted, codes).await
         };
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));

@@ -37,6 +37,25 @@ async fn a_hundred_injected_hangs_ended_by_a_kill_are_forgiven() {
     forgiven(Fault::Hang).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_injected_stops_in_a_row_are_forgiven() {
+    forgiven(Fault::Stop).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_injected_stop_ends_what_is_not_permanent_for_good_and_runs_its_post_stop() {
+    let [transient, temporary] = ["transient", "temporary"].map(Subject::new);
+    let children = vec![transient.spec(Restart::Transient), temporary.spec(Restart::Temporary)];
+    let tree = Tree::limited(strict(), children).await;
+    for subject in [&transient, &temporary] {
+        subject.inject(Fault::Stop).await;
+        eventually("it is gone", || subject.node().status() == Status::Stopped).await;
+        assert_eq!((subject.gone(), subject.post_stops.load(Ordering::SeqCst)), (vec!["stopped".to_owned()], 1));
+    }
+    assert_eq!(tree.node().status(), Status::Running);
+    tree.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_injected_fault_does_not_excuse_the_failures_after_it() {
     let subject = Subject::new("subject");
@@ -91,7 +110,7 @@ async fn a_fault_for_an_actor_that_has_ended_is_refused_and_excuses_nothing() {
     let cell = subject.node().cell().unwrap();
     subject.slot.cast(SubjectMsg::Panic).unwrap();
     cell.wait(None).await.unwrap();
-    for fault in [Fault::Kill, Fault::Panic, Fault::Hang] {
+    for fault in [Fault::Kill, Fault::Panic, Fault::Hang, Fault::Stop] {
         let refused = fault::inject(subject.node(), fault).await.unwrap_err();
         assert_eq!(refused.to_string(), "subject:subject ended before the fault reached it");
     }
@@ -104,7 +123,7 @@ async fn a_fault_for_an_actor_that_has_ended_is_refused_and_excuses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fault_strikes_a_supervisor_itself() {
-    for fault in [Fault::Kill, Fault::Panic, Fault::Hang] {
+    for fault in [Fault::Kill, Fault::Panic, Fault::Hang, Fault::Stop] {
         let subject = Subject::new("subject");
         let children = {
             let subject = Arc::clone(&subject);

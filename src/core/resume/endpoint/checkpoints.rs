@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, Path, PeerKind, Phase, ResumeError, Tick, Wanted};
+use super::{Endpoint, Keeping, Path, PeerKind, Phase, ResumeError, Tick, Wanted};
 use crate::core::resume::Fields;
 
 /// How long a ring may be full before a peer from which no checkpoint ever came is taken for one that sends none.
@@ -77,7 +77,9 @@ impl Endpoint {
         }
         if is_past(self.give_up_at()) {
             self.full_since = None;
-            self.ring.give_up();
+            self.keeping = Keeping::UntilHanded;
+            self.ring.release(self.handed);
+            self.ring.rest();
             return Some(Tick::RingGivenUp);
         }
         if is_past(self.ask_at()) {
@@ -89,8 +91,8 @@ impl Endpoint {
 
     fn give_up_at(&self) -> Option<Duration> {
         let is_silent = self.peer == PeerKind::Legacy && !self.partner.sends_checkpoints();
-        // What a new path still lacks is nowhere but in the ring.
-        let is_spare = self.handed == self.ring.end() && !self.ring.is_given_up();
+        // While a new path still lacks bytes, they can as well be kept for yet another one.
+        let is_spare = self.handed == self.ring.end() && self.keeping == Keeping::UntilAcknowledged;
         self.full_since.filter(|_| is_silent && is_spare).map(|since| since + GIVE_UP_AFTER)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, FreezeError, Loss, OurFin, PartnerFin, Path, PeerFin, Plan, ResumeError};
+use super::{Endpoint, FreezeError, Keeping, Loss, OurFin, PartnerFin, Path, PeerFin, Plan, ResumeError};
 use crate::core::resume::Fields;
 use crate::core::ring::NotHeld;
 
@@ -21,7 +21,7 @@ impl Endpoint {
         if self.is_finished() {
             return Err(FreezeError::Finished);
         }
-        if self.ring.is_given_up() {
+        if self.keeping == Keeping::UntilHanded {
             return Err(FreezeError::RingGivenUp);
         }
         self.path = Path::Frozen(now);

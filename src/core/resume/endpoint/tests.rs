@@ -1,5 +1,7 @@
 //! An endpoint at the edges: what counts, what is refused, and when what is due. Long random lives are the model's.
 
+mod rate;
+
 use super::*;
 use crate::core::ring::{Allowance, NotHeld, RingLimits};
 
@@ -209,6 +211,7 @@ fn an_echo_that_knows_the_end_finishes_the_stream_once_the_fin_is_out_again() {
     end(&mut endpoint, Epoch::FIRST);
     assert_eq!(endpoint.fin_read(Epoch::FIRST, at(0)), Ok(FinRead::End));
     let plan = resumed(&mut endpoint, Fields { fin_sent: true, fin_consumed: true, ..said(0, 0) });
+    assert!(endpoint.checkpoint(at(0)).is_some(), "the half of the partner may not have been told");
     end(&mut endpoint, plan.epoch);
     assert!(endpoint.checkpoint(at(0)).is_some());
     assert!(!endpoint.is_finished(), "the path is to end by itself");
@@ -243,7 +246,7 @@ fn with_a_legacy_partner_the_stream_ends_with_the_fins_and_says_nothing_of_them(
 #[test]
 fn a_stream_without_an_id_is_not_resumable_and_ends_with_the_fins() {
     let mut endpoint = of(PeerKind::FinState, StreamId(0));
-    write(&mut endpoint, Epoch::FIRST, 10 * RING);
+    (0..10).for_each(|_| write(&mut endpoint, Epoch::FIRST, RING));
     assert!(!endpoint.is_resumable() && endpoint.room(at(0)) > 0);
     assert_eq!(endpoint.freeze(at(0)), Err(FreezeError::RingGivenUp));
     end(&mut endpoint, Epoch::FIRST);
@@ -304,9 +307,23 @@ fn the_ring_of_a_peer_that_sends_no_checkpoints_is_given_up_2_s_after_it_filled(
     assert_eq!((endpoint.tick(at(2299)), endpoint.wake_at()), (None, Some(at(2300))));
     assert_eq!(endpoint.tick(at(2300)), Some(Tick::RingGivenUp));
     assert!(endpoint.room(at(2300)) > 0, "the stream goes on");
-    write(&mut endpoint, Epoch::FIRST, 5 * RING);
+    (0..5).for_each(|_| write(&mut endpoint, Epoch::FIRST, RING));
     assert_eq!(endpoint.next_write(Epoch::FIRST), Ok(ToWrite::Nothing));
     assert_eq!(endpoint.freeze(at(3000)), Err(FreezeError::RingGivenUp));
+}
+
+#[test]
+fn what_a_late_task_brings_after_the_ring_was_given_up_is_written_all_the_same() {
+    let mut endpoint = legacy();
+    let old = Epoch::FIRST;
+    let plan = resumed(&mut endpoint, said(0, 0));
+    write(&mut endpoint, plan.epoch, RING);
+    assert_eq!(endpoint.room(at(0)), 0);
+    assert_eq!(endpoint.tick(at(2000)), Some(Tick::RingGivenUp));
+    assert_eq!(endpoint.take(old, bytes(3), at(2000)), Taken::Kept);
+    assert_eq!(endpoint.next_write(plan.epoch), Ok(ToWrite::Bytes(bytes(3))));
+    write(&mut endpoint, plan.epoch, 2);
+    assert_eq!(endpoint.fields().my_position, RING as u64 + 5);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Refusal {
     Replaced,
     /// The partner did not come.
     WindowOver,
+    /// The partner does not have the stream any more.
+    PartnerGone,
 }
 
 impl Refusal {
@@ -40,6 +42,7 @@ impl Refusal {
         Self::PositionsDoNotFit,
         Self::Replaced,
         Self::WindowOver,
+        Self::PartnerGone,
     ];
 
     /// Why, for the person who reads the agent's log.
@@ -54,7 +57,8 @@ impl Refusal {
             Self::NoRule => "the stream is not known here, and no rule allows one between the two agents",
             Self::PositionsDoNotFit => "one half acknowledges more than the other has written",
             Self::Replaced => "a newer half of the same agent has come",
-            Self::WindowOver => "the partner did not come within 30 s",
+            Self::WindowOver => "the partner did not come in time",
+            Self::PartnerGone => "the partner does not have the stream any more",
         }
     }
 
@@ -71,6 +75,7 @@ impl Refusal {
             Self::PositionsDoNotFit => "positions_do_not_fit",
             Self::Replaced => "replaced",
             Self::WindowOver => "window_over",
+            Self::PartnerGone => "partner_gone",
         }
     }
 
@@ -81,7 +86,7 @@ impl Refusal {
             Self::NoStreamId | Self::OtherStream => RejectCode::BadRequest,
             Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => RejectCode::Denied,
             Self::PositionsDoNotFit | Self::Replaced => RejectCode::Conflict,
-            Self::WindowOver => RejectCode::Gone,
+            Self::WindowOver | Self::PartnerGone => RejectCode::Gone,
         };
         Reject::new(code, self.reason())
     }
@@ -94,7 +99,7 @@ impl Refusal {
             Self::NoStreamId | Self::OtherStream => ResetCode::PROTOCOL,
             Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => ResetCode::DENIED,
             Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
-            Self::WindowOver => ResetCode::NOT_RESUMABLE,
+            Self::WindowOver | Self::PartnerGone => ResetCode::NOT_RESUMABLE,
         }
     }
 }

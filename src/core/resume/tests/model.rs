@@ -5,13 +5,14 @@
 //!
 //! 500 seeds are run with the other tests; 10,000 by
 //! `cargo test --release --lib core::resume::tests::model -- --ignored`; other ones with `MODEL_SEEDS=20000..90000` before
-//! that. A seed that fails prints itself and its steps, ready to be given to [`replay`] in a test of its own.
+//! that. A seed that fails says so with its steps, ready to be given to [`replay`] in a test of its own.
 //!
 //! At every step: what was read is a prefix of what was written, a FIN is passed on only at the true end, and no honest
 //! partner is found to break the protocol. In the end, once the network is whole again: nothing hangs; and if the agents can
 //! confirm the end of a stream and no window was missed, both have read everything and have finished.
 
 use std::ops::Range;
+use std::panic;
 
 mod agent;
 mod net;
@@ -83,63 +84,69 @@ enum Unread {
     Lost,
 }
 
-/// Prints how to run a failed seed again, also when it failed by a panic.
-struct Story<'a> {
-    seed: u64,
-    mode: Mode,
-    steps: &'a [Step],
-}
-
-impl Drop for Story<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let Self { seed, mode, steps } = self;
-            eprintln!("seed {seed}: use Mode::*; use Step::*; use Unread::*; replay({mode:?}, &{steps:?});");
-        }
-    }
-}
-
 /// Performs the steps, then lets the network heal and sees the stream to its end.
 fn replay(mode: Mode, steps: &[Step]) -> World {
     let mut world = World::new(mode);
     for step in steps {
         world.perform(*step);
     }
-    world.heal();
+    // Nothing orders control streams and paths: in most lives the former lag behind.
+    world.heal(1 + steps.len() % 6);
     world.check_end();
     world
 }
 
-fn run(seeds: Range<u64>) -> Vec<World> {
-    seeds
-        .map(|seed| {
-            let (mode, steps) = Random::new(seed).schedule();
-            let _story = Story { seed, mode, steps: &steps };
-            replay(mode, &steps)
-        })
-        .collect()
+/// The life of a seed. A failure says how to have it again.
+fn live(seed: u64) -> World {
+    let (mode, steps) = Random::new(seed).schedule();
+    match panic::catch_unwind(|| replay(mode, &steps)) {
+        Ok(world) => world,
+        Err(_) => panic!("seed {seed}: use Mode::*; use Step::*; use Unread::*; replay({mode:?}, &{steps:?});"),
+    }
 }
 
 #[test]
 fn two_agents_and_a_relay_lose_nothing_in_500_random_lives() {
-    let worlds = run(0..500);
+    let worlds: Vec<World> = (0..500).map(live).collect();
     let count = |what: fn(&World) -> bool| worlds.iter().filter(|world| what(world)).count();
     // The steps are worth something only if they get somewhere.
     assert!(count(|world| world.matches() > 0) > 400, "resumed");
-    assert!(count(|world| world.matches() > 2) > 250, "resumed often");
-    assert!(count(World::has_called) > 10, "an agent that had finished was asked how");
-    assert!(count(World::has_met_old_numbers) > 0, "a half came late");
+    assert!(count(|world| world.matches() > 2) > 300, "resumed often");
+    assert!(count(World::has_called) > 20, "an agent that had finished was asked how");
+    assert!(count(World::has_met_old_numbers) > 50, "a half came late");
     assert!(count(|world| !world.has_lost()) > 400, "finished");
 }
 
 #[test]
 #[ignore = "long: the seeds of MODEL_SEEDS, or 10,000"]
 fn two_agents_and_a_relay_lose_nothing_in_10_000_random_lives() {
-    let seeds = std::env::var("MODEL_SEEDS").ok().and_then(|text| {
-        let (from, to) = text.split_once("..")?;
-        Some(from.parse().ok()?..to.parse().ok()?)
-    });
+    let seeds = std::env::var("MODEL_SEEDS").ok().and_then(|text| range(&text));
     for seed in seeds.unwrap_or(0..10_000) {
-        run(seed..seed + 1);
+        live(seed);
     }
+}
+
+fn range(text: &str) -> Option<Range<u64>> {
+    let (from, to) = text.split_once("..")?;
+    Some(from.parse().ok()?..to.parse().ok()?)
+}
+
+#[test]
+fn an_end_that_was_lost_on_its_way_is_written_again() {
+    use Step::{Cut, End, Pump, Relay, Write};
+
+    let cut_in_flight = [Write(0, 100), End(0), Pump(0), Pump(0), Pump(0), Relay(0), Cut(1, Unread::Lost)];
+    let world = replay(Mode::Full, &cut_in_flight);
+    assert!(world.matches() == 1 && !world.has_lost());
+}
+
+#[test]
+fn an_agent_that_has_finished_is_asked_how_by_one_that_missed_it() {
+    use Step::{ControlDown, ControlUp, Cut, End, Pump, Read, Relay, Tick};
+
+    // Both ends pass, and both are told of; only what agent 0 says last is lost on its way to agent 1.
+    let mut steps = vec![End(0), End(1), Pump(0), Pump(1), Pump(0), Pump(1), Relay(0), Relay(1), Read(0), Read(1)];
+    steps.extend([Tick(1), ControlUp(1), ControlDown(0), Tick(0), ControlUp(0), Cut(1, Unread::Kept)]);
+    let world = replay(Mode::Full, &steps);
+    assert!(world.has_called() && !world.has_lost());
 }

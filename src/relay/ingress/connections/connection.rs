@@ -21,6 +21,7 @@ use crate::net::framed::ControlReader;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
 use crate::relay::registry::RegistryHandle;
+use crate::relay::resume::ResumeHandle;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::children::{Change, Children};
 use crate::supervise::dynamic::note;
@@ -79,6 +80,8 @@ pub struct ConnectionArgs {
     pub registry: RegistryHandle,
     /// Who takes paired streams over.
     pub splices: SplicesHandle,
+    /// Who takes halves of streams that are to be resumed.
+    pub resume: ResumeHandle,
 }
 
 /// See the module's documentation.
@@ -170,10 +173,18 @@ impl ConnectionState {
             vault: Arc::clone(&self.args.vault),
             connection: Arc::clone(&self.args.connection),
             registry: self.args.registry.clone(),
+            resume: self.args.resume.clone(),
         };
         let slot = args.slot.clone();
+        let connection = Arc::clone(&self.args.connection);
         let spec =
-            ChildSpec::new(&slot, Restart::Transient, CHILD_SHUTDOWN, move || (control::ControlActor, args.clone()));
+            ChildSpec::new(&slot, Restart::Transient, CHILD_SHUTDOWN, move || (control::ControlActor, args.clone()))
+                // Stopped by an operator, say: nobody would answer on the connection any more.
+                .on_gone(move |_exit| {
+                    if connection.quic.close_reason().is_none() {
+                        connection.close(ResetCode::RESUMABLE, "connection ended by the relay");
+                    }
+                });
         if let Err(error) = self.children.start(spec).await {
             self.give_up(&error.to_string());
         }

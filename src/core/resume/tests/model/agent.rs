@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(35);
 
 /// What the two applications write: no position looks like another near it.
 static SOURCES: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
-    let byte = |salt: u64, at: usize| ((at as u64 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8;
+    let byte = |salt: u64, at: usize| (at as u64 + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[2];
     [1, 9].map(|salt| (0..SOURCE_BYTES).map(|at| byte(salt, at)).collect::<Vec<u8>>().into())
 });
 
@@ -57,6 +57,8 @@ pub(super) struct Agent {
     pub(super) delivered: usize,
     pub(super) has_fin: bool,
     path: Option<(Epoch, u64)>,
+    /// Its FIN was read.
+    is_path_ended: bool,
     /// Paths that are over, latest last.
     old: Vec<(Epoch, u64)>,
     /// Taken, and not written yet.
@@ -87,6 +89,7 @@ impl Agent {
             delivered: 0,
             has_fin: false,
             path: Some((Epoch::FIRST, path)),
+            is_path_ended: false,
             old: Vec::new(),
             in_hand: None,
             half: None,
@@ -172,6 +175,7 @@ impl Agent {
             }
             Some(Item::Fin) => {
                 let read = self.endpoint.fin_read(epoch, now).unwrap();
+                self.is_path_ended = true;
                 self.on_fin(read, partner);
             }
             Some(Item::Reset(_) | Item::Lost) => self.freeze(net, now),
@@ -228,7 +232,10 @@ impl Agent {
             Some(Item::Resume(_, theirs)) => {
                 self.half = None;
                 match self.endpoint.on_echo(&theirs, now) {
-                    Ok(plan) => self.path = Some((plan.epoch, id)),
+                    Ok(plan) => {
+                        self.path = Some((plan.epoch, id));
+                        self.is_path_ended = false;
+                    }
                     Err(error) => {
                         assert!(error.may_be_stale(), "agent {}: {error}", self.me);
                         self.met_old_numbers = true;
@@ -312,10 +319,11 @@ impl Agent {
             }
             return;
         }
-        if let Some(fields) = self.endpoint.checkpoint(now) {
-            if net.is_connected[self.me] && self.mode != Mode::Silent {
-                net.control_up[self.me].push_back(Up::Checkpoint(fields));
-            }
+        if let Some(fields) = self.endpoint.checkpoint(now)
+            && net.is_connected[self.me]
+            && self.mode != Mode::Silent
+        {
+            net.control_up[self.me].push_back(Up::Checkpoint(fields));
         }
         if self.endpoint.tick(now) == Some(Tick::AskForEnd) {
             self.freeze(net, now);
@@ -346,6 +354,9 @@ impl Agent {
 
     fn tell_end(&mut self, net: &mut Net, now: Duration) -> Option<u64> {
         self.was_asked = true;
+        if let Some(old) = self.epilogue.take() {
+            net.send_up(old, Item::Reset(ResetCode::RESUMABLE));
+        }
         match self.memory.recall(ID, now) {
             Some(fields) => self.epilogue = Some(send_half(self.me, Origin::Resume, fields, net)),
             None => net.control_up[self.me].push_back(Up::Gone),
@@ -357,6 +368,8 @@ impl Agent {
     fn settle(&mut self, now: Duration) {
         if self.end.is_none() && self.endpoint.is_finished() {
             assert!(self.has_fin, "agent {}: finished without an end", self.me);
+            let may_break_off = matches!(self.mode, Mode::Legacy | Mode::Silent);
+            assert!(self.is_path_ended || may_break_off, "agent {}: breaks off a path that has not ended", self.me);
             self.memory.remember(self.endpoint.fields(), now);
             self.end = Some(End::Finished);
             self.path = None;

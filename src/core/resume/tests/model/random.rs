@@ -46,11 +46,8 @@ impl Random {
         for at in 0..count {
             steps.extend(ends.iter().filter(|(when, _)| *when == at).map(|(_, end)| end));
             match self.below(calm) {
-                0 if self.below(10) == 0 => {
-                    // The frame of a half that is given up for another one comes late.
-                    let agent = self.index(2);
-                    steps.extend([Step::Resume(agent), Step::Delay, Step::Duplicate(agent)]);
-                }
+                0 if self.below(10) == 0 => self.late_half(&mut steps),
+                0 if self.below(10) == 0 => self.cut_behind_the_splice(&mut steps),
                 0 => steps.push(self.trouble(waits_long)),
                 _ if self.below(8) == 0 => self.round(&mut steps),
                 _ => steps.push(self.progress()),
@@ -70,6 +67,28 @@ impl Random {
             steps.extend([Step::Read(0), Step::Read(1), Step::ControlDown(0), Step::ControlDown(1)]);
         }
         steps.push(Step::Wait(1 + self.below(20)));
+    }
+
+    /// The frame of a half that is given up for another one comes when the stream has gone on, and the partner answers it.
+    fn late_half(&mut self, steps: &mut Vec<Step>) {
+        let agent = self.index(2);
+        let partner = 1 - agent;
+        steps.extend([Step::KillSplice, Step::Read(agent), Step::Read(partner)]);
+        steps.extend([Step::Resume(agent), Step::Delay, Step::Duplicate(agent), Step::Write(partner, 1000)]);
+        for _ in 0..4 {
+            self.round(steps);
+        }
+        steps.extend([Step::Arrive, Step::Relay(0)]);
+        steps.extend([Step::Read(partner); 4]);
+        steps.extend([Step::Resume(partner), Step::Relay(0), Step::Read(partner)]);
+    }
+
+    /// One that does not read is cut off from what the relay has passed on, and done with, already.
+    fn cut_behind_the_splice(&mut self, steps: &mut Vec<Step>) {
+        let agent = self.index(2);
+        steps.push(Step::Stall(agent));
+        self.round(steps);
+        steps.push(Step::Cut(agent, Unread::Lost));
     }
 
     fn progress(&mut self) -> Step {

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use super::Mode;
+use super::agent::ID;
 use super::net::{Down, Item, Net, Up};
 use crate::core::identity::AgentUri;
 use crate::core::reject::ResetCode;
+use crate::core::resume::Fields;
 use crate::core::resume::pairing::{
-    Echo, Half, HalfId, Known, Match, Named, Origin, Outcome, Pairing, Refusal, Unproven,
+    CALL_EVERY, Echo, Half, HalfId, Known, Match, Named, Origin, Outcome, Pairing, Refusal, Unproven,
 };
-use crate::core::resume::{Fields, tests::model::agent::ID};
-
-/// How often a half that waits has its partner called.
-const CALL_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Relay {
     mode: Mode,

@@ -122,8 +122,9 @@ impl World {
         self.relay = Relay::new(self.mode, uris());
     }
 
-    /// The network is whole again, the applications end what they write, everyone does what is to be done.
-    pub(super) fn heal(&mut self) {
+    /// The network is whole again, the applications end what they write, everyone does what is to be done; messages to
+    /// agents move only every so many rounds.
+    pub(super) fn heal(&mut self, control_every: usize) {
         let start = self.now;
         self.is_late |= start >= WINDOW - Duration::from_secs(5);
         self.perform(Step::Arrive);
@@ -131,7 +132,7 @@ impl World {
             self.perform(Step::End(agent));
             self.perform(Step::Unstall(agent));
         }
-        let mut pause = 1;
+        let (mut pause, mut rounds) = (1, 0_usize);
         while self.agents.iter().any(|agent| agent.end.is_none()) {
             if self.now > start + PATIENCE {
                 let [one, other] = [0, 1].map(|agent| self.agents[agent].describe());
@@ -142,9 +143,13 @@ impl World {
                 for step in [Step::Reconnect(agent), Step::Resume(agent), Step::Pump(agent), Step::Read(agent)] {
                     self.perform(step);
                 }
-                for step in [Step::Tick(agent), Step::ControlUp(agent), Step::ControlDown(agent)] {
-                    self.perform(step);
-                }
+                self.perform(Step::Tick(agent));
+                self.perform(Step::ControlUp(agent));
+            }
+            rounds += 1;
+            if rounds.is_multiple_of(control_every) {
+                self.perform(Step::ControlDown(0));
+                self.perform(Step::ControlDown(1));
             }
             (0..self.relay.held().len()).for_each(|nth| self.perform(Step::Relay(nth)));
             // Where nothing moves, time goes faster.

@@ -1,10 +1,11 @@
-//! Serves one agent's control stream: HELLO, REGISTER, DEREGISTER, PING, OBSERVED_ADDR_QUERY.
+//! Serves one agent's control stream: HELLO, REGISTER, DEREGISTER, PING, OBSERVED_ADDR_QUERY, and what is said of streams:
+//! STREAM_CHECKPOINT, and the refusal of a RESUME_WANTED.
 //!
 //! | | |
 //! |---|---|
 //! | Owns | the task that reads frames |
 //! | Receives | `FrameReady`, one at a time, and the end of the reading task |
-//! | Sends | register and deregister to the registry; answers to the connection's control writer |
+//! | Sends | register and deregister to the registry; checkpoints to the connection at the stream's other end; answers to the connection's control writer |
 //! | Restart | transient |
 //! | Lost on crash | nothing: a frame stays in the vault's reader until it is dealt with, and its answer is queued in the same step as the frame is consumed |
 //!
@@ -22,14 +23,22 @@ use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
 use crate::relay::registry::RegistryHandle;
+use crate::relay::resume::{self, ResumeHandle};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
 use crate::vault::connections::AgentConnection;
 
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
-const SUPPORTED: [Capability; 4] =
-    [Capability::ResumeCode, Capability::RejectCtrl, Capability::PeerCaps, Capability::Deregister];
+const SUPPORTED: [Capability; 7] = [
+    Capability::ResumeCode,
+    Capability::FinState,
+    Capability::ResumeCall,
+    Capability::ResumeEcho,
+    Capability::RejectCtrl,
+    Capability::PeerCaps,
+    Capability::Deregister,
+];
 /// The longest `local_addr` that is kept: a host name and a port.
 const LOCAL_ADDR_MAX_BYTES: usize = 262;
 /// The only protocol version (wire.md §2, HELLO).
@@ -55,6 +64,8 @@ pub struct ControlArgs {
     pub connection: Arc<AgentConnection>,
     /// Where services are registered.
     pub registry: RegistryHandle,
+    /// Who hears of streams that an agent does not have any more.
+    pub resume: ResumeHandle,
 }
 
 /// See the module's documentation.
@@ -151,6 +162,14 @@ impl ControlState {
             Frame::Deregister(deregister) if self.accepts(Capability::Deregister) => {
                 Some(self.on_deregister(deregister).await)
             }
+            Frame::StreamCheckpoint(checkpoint) => {
+                resume::pass_on_checkpoint(&self.args.vault, &self.args.connection, checkpoint);
+                None
+            }
+            Frame::StreamReject(reject) if reject.stream_id != 0 && self.accepts(Capability::ResumeCall) => {
+                self.args.resume.refused_by(&self.args.connection, StreamId(reject.stream_id), reject.code);
+                None
+            }
             Frame::Ping => Some(Frame::Pong),
             Frame::ObservedAddrQuery(query) => {
                 let observed = self.args.connection.remote_addr();
@@ -243,7 +262,7 @@ impl ControlState {
     }
 
     fn accepts(&self, capability: Capability) -> bool {
-        self.args.connection.accepted().is_some_and(|accepted| accepted.contains(capability))
+        self.args.connection.names(capability)
     }
 }
 

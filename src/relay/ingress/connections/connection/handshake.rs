@@ -4,7 +4,7 @@
 //! |---|---|
 //! | Owns | the consumer's stream, the provider's while it is asked, the stream's place in the index |
 //! | Receives | `FirstFrame`, `ProviderAnswered`, `ConsumerGone`, `TimedOut`, `RejectWritten` |
-//! | Sends | resolve to the registry; a pair to the splices; STREAM_READY and mirrored rejects to control writers |
+//! | Sends | resolve to the registry; a pair to the splices; a half that goes on to the entry of its stream; STREAM_READY and mirrored rejects to control writers |
 //! | Restart | temporary |
 //! | Lost on crash | that open: the consumer's stream is reset `RETRY`, and nothing was delivered on it |
 //!
@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -24,6 +24,8 @@ use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
 use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
+use crate::core::resume::Fields;
+use crate::core::resume::pairing::Origin;
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::net::framed::{read_frame, write_frame};
@@ -33,8 +35,9 @@ use crate::proto::orp;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
-use crate::vault::connections::AgentConnection;
-use crate::vault::streams::{Parties, Reservation};
+use crate::vault::connections::{AgentConnection, agreement};
+use crate::vault::routes::Routed;
+use crate::vault::streams::{Parties, Reservation, StreamFacts};
 use crate::vault::traffic::Admitted;
 
 /// What the provider said to an INCOMING_STREAM.
@@ -198,7 +201,7 @@ enum Head {
     Read(Event),
     /// An open that is refused without it.
     Refused(Reject),
-    /// No open at all: the stream was dropped, and so reset.
+    /// No open: it is dealt with elsewhere.
     NoOpen,
 }
 
@@ -210,7 +213,7 @@ enum Progress {
 }
 
 impl HandshakeState {
-    fn on_first_frame(&mut self, mut fresh: Fresh, frame: Result<Frame, String>) -> Head {
+    fn on_first_frame(&mut self, fresh: Fresh, frame: Result<Frame, String>) -> Head {
         let agent = &self.from.connection.agent;
         let head = match frame {
             Ok(Frame::OpenStream(open)) => {
@@ -218,11 +221,8 @@ impl HandshakeState {
                 self.note(format!("opened by {agent} for {:?}", open.target_service));
                 self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
             }
-            Ok(frame @ (Frame::StreamResume(_) | Frame::MigrateToRelay(_))) => {
-                tracing::info!(%agent, frame = frame.name(), "resume is not served: stream is reset");
-                fresh.stream.set_drop_code(ResetCode::NOT_RESUMABLE.for_peer(self.consumer_codes()));
-                return Head::NoOpen;
-            }
+            Ok(Frame::StreamResume(resume)) => return self.resume(fresh, (&resume).into(), Origin::Resume),
+            Ok(Frame::MigrateToRelay(demotion)) => return self.resume(fresh, (&demotion).into(), Origin::Demotion),
             Ok(other) => {
                 let why = format!("a stream must start with OPEN_STREAM, not {}", other.name());
                 Head::Read(Event::FrameInvalid(why))
@@ -233,6 +233,18 @@ impl HandshakeState {
         self._consumer_watch = Some(task::owned(&self.slot, stopped, HandshakeMsg::ConsumerGone));
         self.consumer = Some(fresh);
         head
+    }
+
+    /// A stream that goes on. One that lives still is ended first, so that the agent at its other end comes too.
+    fn resume(&mut self, fresh: Fresh, fields: Fields, origin: Origin) -> Head {
+        self.counted = true;
+        let connection = &self.from.connection;
+        let known = self.from.vault.streams.known(connection.agent.tenant(), fields.stream_id);
+        if let Some(splice) = known.filter(|known| known.parties.partner_of(&connection.agent).is_some()) {
+            splice.splice.iter().for_each(|splice| splice.stop());
+        }
+        self.from.resume.arrived(connection, fresh, fields, origin);
+        Head::NoOpen
     }
 
     /// What is refused whatever it asks for.
@@ -394,7 +406,7 @@ impl HandshakeState {
             %reject,
             "stream refused"
         );
-        if knows(connection, Capability::RejectCtrl) && self.asked.stream_id != 0 {
+        if connection.names(Capability::RejectCtrl) && self.asked.stream_id != 0 {
             let mirrored = reject.to_message(StreamId(self.asked.stream_id));
             connection.send_control(&Frame::StreamReject(mirrored));
         }
@@ -422,9 +434,15 @@ impl HandshakeState {
         let pair = Pair {
             stream_id,
             parties: self.parties(candidate),
-            target: self.asked.target_service.clone(),
-            method: self.asked.method.clone(),
-            p2p_mode,
+            facts: Arc::new(StreamFacts {
+                target: self.asked.target_service.clone(),
+                method: self.asked.method.clone(),
+                p2p_mode,
+                opened_at: SystemTime::now(),
+            }),
+            routed: Routed::between(stream_id, &self.from.connection, &served_by),
+            to_consumer: None,
+            to_provider: None,
             codes: agreement(&self.from.connection, &served_by),
             consumer: consumer.stream,
             provider,
@@ -461,10 +479,6 @@ impl HandshakeState {
     fn provider_connection(&self, candidate: &Candidate) -> Option<Arc<AgentConnection>> {
         self.providers.iter().find(|provider| provider.generation == candidate.generation).cloned()
     }
-
-    fn consumer_codes(&self) -> CodeAgreement {
-        agreement(&self.from.connection, &self.from.connection)
-    }
 }
 
 /// However it ends, it is counted.
@@ -490,22 +504,10 @@ fn candidate(provider: &AgentConnection) -> Candidate {
     Candidate { agent: provider.agent.clone(), generation: provider.generation }
 }
 
-fn knows(connection: &AgentConnection, capability: Capability) -> bool {
-    connection.accepted().is_some_and(|accepted| accepted.contains(capability))
-}
-
-fn agreement(one: &AgentConnection, other: &AgentConnection) -> CodeAgreement {
-    if knows(one, Capability::ResumeCode) && knows(other, Capability::ResumeCode) {
-        CodeAgreement::Both
-    } else {
-        CodeAgreement::None
-    }
-}
-
 /// STREAM_READY for `to`; what the agent at the other end named goes only to an agent that asked (wire.md §9).
 fn ready(stream_id: StreamId, to: &AgentConnection, other_end: &AgentConnection) -> Frame {
     let peer_capabilities =
-        if knows(to, Capability::PeerCaps) { other_end.accepted().unwrap_or_default().names() } else { Vec::new() };
+        if to.names(Capability::PeerCaps) { other_end.accepted().unwrap_or_default().names() } else { Vec::new() };
     Frame::StreamReady(orp::StreamReady { stream_id: stream_id.0, peer_capabilities, ..Default::default() })
 }
 

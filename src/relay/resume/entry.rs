@@ -1,0 +1,319 @@
+//! An entry: the halves of one stream that wait for one another, from the first one's arrival to the match.
+//!
+//! | | |
+//! |---|---|
+//! | Owns | the half that waits, with its stream; the stream's inbox |
+//! | Receives | `HalfArrived`, `HalfLost`, `PartnerRefused`, `Beat` |
+//! | Sends | a matched pair to the splices; RESUME_WANTED to the partner's connection |
+//! | Restart | temporary: agents send their halves again |
+//! | Lost on crash | the half that waits: its stream is reset `RESUMABLE` |
+//!
+//! Who fits whom is decided by [`core::resume::pairing`](crate::core::resume::pairing); this actor performs it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::ResumeHandle;
+use crate::clock::now_unix_ms;
+use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
+use crate::core::ids::Capability;
+use crate::core::policy::{Effect, P2pMode};
+use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::core::resume::pairing::{HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
+use crate::directory::audit_log::record::{AuditEvent, Side};
+use crate::net::stream::WriteEnd;
+use crate::proto::orp;
+use crate::relay::splices::splice::Pair;
+use crate::supervise::slot::Slot;
+use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::Vault;
+use crate::vault::connections::agreement;
+use crate::vault::parking::{ArrivedHalf, Claim};
+use crate::vault::routes::Routed;
+use crate::vault::streams::{Parties, StreamFacts};
+
+/// How often the partner is called while a half waits, and the window is looked at.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Messages of an entry.
+#[derive(Debug)]
+pub enum EntryMsg {
+    /// There is something in the inbox.
+    HalfArrived,
+    /// The agent has given up the half, or its connection is gone.
+    HalfLost(HalfId, Result<WriteEnd, Panicked>),
+    /// This agent does not have the stream any more.
+    PartnerRefused(AgentUri),
+    /// Time to call the partner again, or to give up.
+    Beat(Result<(), Panicked>),
+}
+
+/// What an entry is started with.
+#[derive(Debug)]
+pub struct EntryArgs {
+    /// Its own address.
+    pub slot: Slot<EntryMsg>,
+    /// The stream's inbox.
+    pub claim: Claim,
+    /// Where the vault and the splices are.
+    pub resume: ResumeHandle,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Entry;
+
+/// What an entry holds while it runs.
+#[derive(Debug)]
+pub struct EntryState {
+    slot: Slot<EntryMsg>,
+    claim: Claim,
+    resume: ResumeHandle,
+    pairing: Pairing,
+    held: HashMap<HalfId, Held>,
+    since: Instant,
+    beat: Option<Owned>,
+}
+
+#[derive(Debug)]
+struct Held {
+    arrived: ArrivedHalf,
+    _watch: Owned,
+}
+
+impl Actor for Entry {
+    type Msg = EntryMsg;
+    type State = EntryState;
+    type Arguments = EntryArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<EntryMsg>,
+        EntryArgs { slot, claim, resume }: EntryArgs,
+    ) -> Result<EntryState, ActorProcessingErr> {
+        let window = resume.vault.config.now().resume.window;
+        let pairing = Pairing::new(claim.tenant().clone(), claim.stream_id()).with_window(window);
+        let (vault, tenant, id) = (Arc::clone(&resume.vault), claim.tenant().clone(), claim.stream_id());
+        slot.node().also_recorded(move || vault.flights.of(&tenant, id));
+        // What made the inbox is in it.
+        slot.tell(EntryMsg::HalfArrived);
+        Ok(EntryState { slot, claim, resume, pairing, held: HashMap::new(), since: Instant::now(), beat: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<EntryMsg>,
+        message: EntryMsg,
+        state: &mut EntryState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            EntryMsg::HalfArrived => state.take_arrived(),
+            EntryMsg::HalfLost(id, end) => state.on_lost(id, &end?),
+            EntryMsg::PartnerRefused(agent) => state.on_partner_refused(&agent),
+            EntryMsg::Beat(slept) => {
+                slept?;
+                state.on_beat();
+            }
+        }
+        // Whatever arrives after the inbox was closed makes another.
+        if state.pairing.waiting().is_none() && state.claim.close() {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+}
+
+impl EntryState {
+    fn vault(&self) -> &Arc<Vault> {
+        &self.resume.vault
+    }
+
+    fn take_arrived(&mut self) {
+        for arrived in self.claim.take() {
+            self.on_half(arrived);
+        }
+        self.describe();
+    }
+
+    fn on_half(&mut self, arrived: ArrivedHalf) {
+        let half = arrived.half.clone();
+        let known = match self.vault().streams.known(self.claim.tenant(), self.claim.stream_id()) {
+            Some(known) => Known::Parties(known.parties.consumer, known.parties.provider),
+            None => Known::Nothing(self.resume.unproven(&half, self.pairing.waiting())),
+        };
+        let (written, consumed) = (half.fields.my_position, half.fields.peer_ack_position);
+        self.note(format!("half of {}: has written {written}, consumed {consumed}", half.agent));
+        let id = half.id;
+        let stopped = arrived.stream.send.stopped();
+        let watch = task::owned(&self.slot, stopped, move |end| EntryMsg::HalfLost(id, end));
+        self.held.insert(id, Held { arrived, _watch: watch });
+        match self.pairing.on_half(half, &known, self.since.elapsed()) {
+            Outcome::Parked => self.on_beat(),
+            Outcome::ParkedInsteadOf(older, why) => {
+                self.refuse(older.id, why);
+                self.on_beat();
+            }
+            Outcome::Refused(half, why) => self.refuse(half.id, why),
+            Outcome::BothRefused(halves, why) => halves.iter().for_each(|half| self.refuse(half.id, why)),
+            Outcome::Matched(matched) => self.join(&matched),
+        }
+    }
+
+    fn on_lost(&mut self, id: HalfId, end: &WriteEnd) {
+        if self.pairing.on_lost(id) {
+            self.note(format!("the half that waited is gone: {end}"));
+            self.vault().metrics.resume("lost");
+        }
+        self.held.remove(&id);
+    }
+
+    fn on_partner_refused(&mut self, agent: &AgentUri) {
+        let Some(waiting) = self.pairing.waiting() else { return };
+        let is_partner = self.partner_of(&waiting.agent).is_some_and(|partner| partner == *agent);
+        let id = waiting.id;
+        if is_partner && self.pairing.on_lost(id) {
+            self.refuse(id, Refusal::PartnerGone);
+        }
+    }
+
+    /// Calls the partner of the half that waits, if it is known and here; ends the half when its window is over.
+    fn on_beat(&mut self) {
+        self.beat = None;
+        let now = self.since.elapsed();
+        if let Some(late) = self.pairing.on_time(now) {
+            self.refuse(late.id, Refusal::WindowOver);
+        }
+        let (Some(waiting), Some(ends)) = (self.pairing.waiting(), self.pairing.window_ends_at()) else { return };
+        if let Some(partner) = self.partner_of(&waiting.agent)
+            && let Some(connection) = self.vault().connections.latest_of(&partner)
+            && connection.names(Capability::ResumeCall)
+        {
+            connection.send_control(&Frame::ResumeWanted(orp::ResumeWanted { stream_id: self.claim.stream_id().0 }));
+        }
+        let next = BEAT.min(ends.saturating_sub(now));
+        self.beat = Some(task::owned(&self.slot, tokio::time::sleep(next), EntryMsg::Beat));
+    }
+
+    fn partner_of(&self, agent: &AgentUri) -> Option<AgentUri> {
+        let known = self.vault().streams.known(self.claim.tenant(), self.claim.stream_id())?;
+        known.parties.partner_of(agent).cloned()
+    }
+
+    /// Ends a half, in the way that its agent understands: with a code, or with a bare FIN before any echo (wire.md §5).
+    fn refuse(&mut self, id: HalfId, why: Refusal) {
+        let Some(Held { arrived, .. }) = self.held.remove(&id) else { return };
+        let ArrivedHalf { half, connection, stream, .. } = arrived;
+        self.vault().metrics.resume(why.name());
+        self.note(format!("half of {} is refused: {why}", half.agent));
+        tracing::info!(agent = %half.agent, stream = %half.fields.stream_id, %why, "resume refused");
+        if matches!(why, Refusal::NotAParty | Refusal::Unproven | Refusal::NoRule | Refusal::OtherTenant) {
+            self.audit(&half.agent, "", Effect::Deny, why.reason());
+        }
+        match connection.codes() {
+            CodeAgreement::Both => {
+                stream.send.reset(why.reset());
+                stream.recv.stop(why.reset());
+            }
+            CodeAgreement::None => {
+                stream.send.finish();
+                stream.recv.stop(ResetCode::UNSPECIFIED);
+            }
+        }
+    }
+
+    /// Hands the pair over to a splice of its own. When nobody takes it, both are reset `RESUMABLE`.
+    fn join(&mut self, matched: &Match) {
+        let (Some(first), Some(second)) = (self.held.remove(&matched.first.id), self.held.remove(&matched.second.id))
+        else {
+            return;
+        };
+        let (first, second) = (first.arrived, second.arrived);
+        let known = self.vault().streams.known(self.claim.tenant(), self.claim.stream_id());
+        let (first_echo, second_echo) = matched.echoes();
+        // Who opened an unproven stream is not known, and does not matter to its bytes.
+        let first_is_consumer = known.as_ref().is_none_or(|known| known.parties.consumer == first.half.agent);
+        let ((consumer, to_consumer), (provider, to_provider)) = if first_is_consumer {
+            ((first, first_echo), (second, second_echo))
+        } else {
+            ((second, second_echo), (first, first_echo))
+        };
+        let parties = Parties { consumer: consumer.half.agent.clone(), provider: provider.half.agent.clone() };
+        let facts = known.and_then(|known| known.facts).unwrap_or_else(|| self.unseen(&parties));
+        let Ok(reservation) = self.vault().streams.reserve(self.claim.stream_id(), parties.clone()) else {
+            tracing::warn!(stream = %self.claim.stream_id(), "id was taken by others meanwhile: both halves are reset");
+            return;
+        };
+        self.vault().metrics.resume(match matched.proof {
+            Proof::Parties => "matched",
+            Proof::Rule => "matched_unproven",
+        });
+        self.note(format!("joined after {:?}", self.since.elapsed()));
+        let pair = Pair {
+            stream_id: self.claim.stream_id(),
+            parties,
+            facts,
+            codes: agreement(&consumer.connection, &provider.connection),
+            routed: Routed::between(self.claim.stream_id(), &consumer.connection, &provider.connection),
+            consumer: consumer.stream,
+            provider: provider.stream,
+            to_consumer,
+            to_provider,
+            reservation,
+            stream_uses: [consumer.stream_use, provider.stream_use],
+            vault: Arc::clone(self.vault()),
+            // The stream was let in when it was opened; this only keeps a drain waiting until it is counted again.
+            admitted: self.vault().traffic.admit(usize::MAX),
+        };
+        if self.resume.splices.start(pair).is_err() {
+            tracing::debug!("nobody splices now: both halves are reset");
+        }
+    }
+
+    /// What is known of a stream that this relay never saw: it must not leave the relay (architecture §5, invariant 3).
+    fn unseen(&self, parties: &Parties) -> Arc<StreamFacts> {
+        let reason = "resumed, although this relay never saw it: a rule allows a stream between the two";
+        self.audit(&parties.consumer, parties.provider.as_str(), Effect::Allow, reason);
+        Arc::new(StreamFacts {
+            target: String::new(),
+            method: String::new(),
+            p2p_mode: P2pMode::Forbidden,
+            opened_at: SystemTime::now(),
+        })
+    }
+
+    fn audit(&self, caller: &AgentUri, target: &str, decision: Effect, reason: &str) {
+        self.vault().audit.push(AuditEvent {
+            ts_unix_ms: now_unix_ms(),
+            tenant: caller.tenant().as_str().into(),
+            side: Side::Relay,
+            caller: caller.as_str().into(),
+            target: target.into(),
+            method: "".into(),
+            decision,
+            rule: None,
+            reason: reason.into(),
+            stream_id: self.claim.stream_id(),
+        });
+    }
+
+    fn note(&self, what: String) {
+        self.vault().flights.note(self.claim.tenant(), self.claim.stream_id(), what);
+    }
+
+    fn describe(&self) {
+        let waits = self.pairing.waiting().map(|half| (half.agent.to_string(), SystemTime::now(), half.fields));
+        self.slot.node().describe(move || {
+            let Some((agent, since, fields)) = &waits else { return serde_json::Value::Null };
+            serde_json::json!({
+                "waits": agent,
+                "for_ms": u64::try_from(since.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
+                "written": fields.my_position,
+                "consumed": fields.peer_ack_position,
+            })
+        });
+    }
+}

@@ -1,0 +1,129 @@
+//! What came of the cells, and what of it is not as it should be.
+
+use std::fmt;
+use std::time::Duration;
+
+use outrelay::supervise::fault::Fault;
+
+use super::flow::{End, Load};
+use super::world::{Ended, Strike};
+use super::{HANG_DEADLINE, may_fail, may_refuse};
+
+/// One actor kind under one fault and one load.
+#[derive(Debug)]
+pub struct Cell {
+    kind: &'static str,
+    fault: Fault,
+    load: Load,
+    recoveries: Vec<Duration>,
+    failed: usize,
+    refused: usize,
+    lost: u64,
+    wrong: Vec<String>,
+}
+
+impl Cell {
+    pub fn new(kind: &'static str, fault: Fault, load: Load) -> Self {
+        let (recoveries, wrong) = (Vec::new(), Vec::new());
+        Self { kind, fault, load, recoveries, failed: 0, refused: 0, lost: 0, wrong }
+    }
+
+    pub fn struck(&mut self, strike: &Strike) {
+        self.recoveries.push(strike.recovery);
+        self.refused += strike.refused;
+        self.wrong.extend(strike.wrong.iter().cloned());
+    }
+
+    pub fn ended(&mut self, streams: &[Ended]) {
+        for stream in streams {
+            match &stream.end {
+                End::Complete => {}
+                End::Reset => self.failed += 1,
+                End::Wrong(why) => {
+                    self.lost += stream.missing;
+                    self.wrong.push(why.clone());
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {:?} {}", self.kind, self.fault, self.load.name())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let most = if !may_fail(self.kind, self.fault) {
+            0
+        } else if self.kind == "splice" {
+            self.recoveries.len()
+        } else {
+            self.recoveries.len() * self.load.streams()
+        };
+        let mut found: Vec<_> = self.wrong.iter().map(|why| format!("{}: {why}", self.name())).collect();
+        if self.failed > most {
+            found.push(format!("{}: {} streams failed, at most {most} may", self.name(), self.failed));
+        }
+        if self.refused > 0 && !may_refuse(self.kind, self.fault) {
+            found.push(format!("{}: {} opens refused", self.name(), self.refused));
+        }
+        found
+    }
+}
+
+/// All cells.
+#[derive(Debug, Default)]
+pub struct Table(Vec<Cell>);
+
+impl Table {
+    pub fn add(&mut self, cell: Cell) {
+        self.0.push(cell);
+    }
+
+    /// Whatever is not as the matrix expects.
+    pub fn problems(&self) -> Vec<String> {
+        self.0.iter().flat_map(Cell::problems).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Recovery in ms, from the injection until the actor runs again (or is gone, where it is temporary) and what it serves works:\n\
+             a fresh open echoes, and every live stream has carried a byte written after the fault. hang: beyond the sweeper's deadline\n\
+             of {HANG_DEADLINE:?} (it looks twice in that time). refused: opens made while the fault lasted, which a client would make again.\n"
+        )?;
+        writeln!(
+            f,
+            "{:<14} {:<6} {:<6} {:>4} {:>14} {:>8} {:>10} {:>8} {:>8} {:>8}",
+            "kind", "fault", "load", "n", "streams failed", "refused", "bytes lost", "p50", "p99", "max"
+        )?;
+        for cell in &self.0 {
+            let mut sorted = cell.recoveries.clone();
+            sorted.sort();
+            let ms = |share: f64| percentile(&sorted, share).as_secs_f64() * 1000.0;
+            writeln!(
+                f,
+                "{:<14} {:<6} {:<6} {:>4} {:>14} {:>8} {:>10} {:>8.1} {:>8.1} {:>8.1}",
+                cell.kind,
+                format!("{:?}", cell.fault).to_lowercase(),
+                cell.load.name(),
+                sorted.len(),
+                cell.failed,
+                cell.refused,
+                cell.lost,
+                ms(0.5),
+                ms(0.99),
+                ms(1.0),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The smallest of `sorted` that at least `share` of them do not exceed.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
+pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
+}

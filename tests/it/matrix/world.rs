@@ -1,0 +1,283 @@
+//! A relay, two agents of the project's own, a service and its clients; and how one actor of the relay is struck.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrelay::agent::Agent;
+use outrelay::config::agent::{AgentConfig, Consume, Expose};
+use outrelay::pki::Issued;
+use outrelay::relay::Relay;
+use outrelay::supervise::fault::{self, Fault};
+use outrelay::supervise::node::{Node, Status};
+
+use super::flow::{Echo, End, Load, Running};
+use super::handshakes::Opens;
+use super::{HANG_DEADLINE, ends_for_good};
+use crate::harness::{Deployment, OPEN_WORLD, agent, eventually, soon};
+
+/// How often a condition is looked at: what is measured is no finer.
+const LOOK: Duration = Duration::from_millis(1);
+
+pub struct World {
+    pub deployment: Deployment,
+    pub relay: Relay,
+    pub consumer: Agent,
+    pub newcomer: Issued,
+    provider: Agent,
+    echo: Arc<Echo>,
+}
+
+/// What one strike did.
+#[derive(Debug)]
+pub struct Strike {
+    pub recovery: Duration,
+    /// Opens that were refused while the fault lasted.
+    pub refused: usize,
+    pub wrong: Vec<String>,
+}
+
+/// A stream that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub end: End,
+    /// Bytes that were sent and did not come back.
+    pub missing: u64,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let deployment = Deployment::new();
+        let mut config = deployment.relay_config("r1", OPEN_WORLD);
+        config.limits.handler = HANG_DEADLINE;
+        config.limits.registry_call = HANG_DEADLINE * 2 / 3;
+        let relay = Relay::start(config).await.unwrap();
+        let echo = Arc::new(Echo::default());
+        let service = echo.start().await;
+        let newcomer = deployment.ca.agent(&agent(0x77)).unwrap();
+        let provider = provider(&deployment, &relay, service).await;
+        let consumer = consumer(&deployment, &relay).await;
+        Self { deployment, relay, consumer, newcomer, provider, echo }
+    }
+
+    /// The streams of `load`, each of which has carried a byte there and back.
+    pub async fn streams(&self, load: Load) -> Streams {
+        let mut streams = Streams { load, running: Vec::new(), echo: Arc::clone(&self.echo) };
+        streams.fill(self).await;
+        streams
+    }
+
+    fn stream(&self, load: Load) -> Running {
+        self.echo.stream(self.consumer.local_addr("svc").unwrap(), load)
+    }
+
+    /// Opens a stream, and has it carry a question and its answer.
+    async fn probe(&self) -> Ended {
+        let probe = self.stream(Load::Probe);
+        probe.flow.end();
+        over(probe, &self.echo).await
+    }
+
+    /// A running actor of `kind` that the load uses, any of them.
+    pub async fn pick(&self, kind: &str) -> Arc<Node> {
+        let ours = [agent(1).to_string(), agent(2).to_string()];
+        let fits = |node: &Arc<Node>| {
+            let used = !matches!(kind, "connection" | "control") || ours.iter().any(|uri| uri == node.name());
+            node.kind() == kind && node.status() == Status::Running && used
+        };
+        eventually(kind, || {
+            let mut found: Vec<_> = walk(self.relay.root()).into_iter().filter(|node| fits(node)).collect();
+            (!found.is_empty()).then(|| found.swap_remove(rand::random_range(0..found.len())))
+        })
+        .await
+    }
+
+    /// Does `fault` to an actor of `kind`, and waits until all is well again.
+    pub async fn strike(&self, kind: &'static str, fault: Fault, streams: &Streams) -> Strike {
+        let (opens, victim) = if kind == "handshake" {
+            let (opens, victim) = self.opens_in_flight().await;
+            (Some(opens), victim)
+        } else {
+            (None, self.pick(kind).await)
+        };
+        let restarts = victim.restarts();
+        let struck = Instant::now();
+        fault::inject(&victim, fault).await.unwrap();
+        let during = async {
+            let during = self.probe().await;
+            if let Some(opens) = opens {
+                Opens::are_served(opens).await;
+            }
+            during
+        };
+        let lives = eventually_soon(kind, || match ends_for_good(kind, fault) {
+            true => victim.status() == Status::Stopped,
+            false => victim.restarts() > restarts && victim.status() == Status::Running,
+        });
+        let (during, ()) = tokio::join!(during, lives);
+        let marks = streams.marks();
+        self.serves(kind).await;
+        let mut probes = vec![during];
+        // Until one goes through: the first may still meet what the fault has left.
+        loop {
+            let probe = self.probe().await;
+            let works = probe.end == End::Complete;
+            probes.push(probe);
+            if works {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        eventually_soon("every live stream moves", || streams.have_moved(&marks)).await;
+        let unnoticed = if fault == Fault::Hang { HANG_DEADLINE } else { Duration::ZERO };
+        let wrong = |probe: Ended| if let End::Wrong(why) = probe.end { Some(format!("a probe: {why}")) } else { None };
+        Strike {
+            recovery: struck.elapsed().saturating_sub(unnoticed),
+            refused: probes.iter().filter(|probe| probe.end == End::Reset).count(),
+            wrong: probes.into_iter().filter_map(wrong).collect(),
+        }
+    }
+
+    /// Nothing stays behind of streams that have ended.
+    pub async fn is_clean(&self) {
+        eventually("no stream stays", || self.relay.vault().streams.is_empty().then_some(())).await;
+        eventually("no splice stays", || {
+            walk(self.relay.root()).iter().all(|node| node.kind() != "splice").then_some(())
+        })
+        .await;
+    }
+
+    pub async fn shutdown(self) {
+        self.consumer.shutdown().await;
+        self.provider.shutdown().await;
+        self.relay.shutdown().await;
+    }
+}
+
+/// The streams of a cell.
+pub struct Streams {
+    load: Load,
+    running: Vec<Running>,
+    echo: Arc<Echo>,
+}
+
+impl Streams {
+    async fn fill(&mut self, world: &World) {
+        while self.running.len() < self.load.streams() {
+            self.running.push(world.stream(self.load));
+        }
+        self.running.iter().for_each(|stream| stream.flow.poke());
+        eventually("every stream moves", || self.running.iter().all(|it| it.flow.echoed() > 0).then_some(())).await;
+        let ended = self.are_all(world).await;
+        assert!(ended.is_empty(), "nothing was struck, and yet: {ended:?}");
+    }
+
+    /// Waits until the relay carries these streams and no others: no probe's that is about to end, none that is cut and
+    /// whose client has not heard of it. What has ended is the result.
+    async fn are_all(&mut self, world: &World) -> Vec<Running> {
+        let mut ended = Vec::new();
+        eventually("the relay carries these streams and no others", || {
+            ended.extend(self.running.extract_if(.., |stream| stream.client.is_finished()));
+            (world.relay.vault().traffic.streams() == self.running.len()).then_some(())
+        })
+        .await;
+        ended
+    }
+
+    /// What each had sent by now; a silent one is made to speak.
+    fn marks(&self) -> Vec<u64> {
+        let mark = |stream: &Running| {
+            let mark = stream.flow.sent();
+            stream.flow.poke();
+            mark
+        };
+        self.running.iter().map(mark).collect()
+    }
+
+    /// Whether each has got back something that it sent after `marks`, or has ended.
+    fn have_moved(&self, marks: &[u64]) -> bool {
+        let mut both = self.running.iter().zip(marks);
+        both.all(|(stream, mark)| stream.client.is_finished() || stream.flow.echoed() > *mark)
+    }
+
+    /// Puts a new stream in the place of each that has ended.
+    pub async fn replace_ended(&mut self, world: &World) -> Vec<Ended> {
+        let mut ends = Vec::new();
+        for stream in self.are_all(world).await {
+            ends.push(over(stream, &self.echo).await);
+        }
+        self.fill(world).await;
+        ends
+    }
+
+    /// Has every stream end, exactly where its client ends it.
+    pub async fn finish(self) -> Vec<Ended> {
+        self.running.iter().for_each(|stream| stream.flow.end());
+        let mut ends = Vec::new();
+        for stream in self.running {
+            ends.push(over(stream, &self.echo).await);
+        }
+        ends
+    }
+}
+
+/// Waits until both ends are done with a stream.
+async fn over(Running { flow, client }: Running, echo: &Echo) -> Ended {
+    let end = soon("the stream ends", client).await.unwrap();
+    eventually("the service is done with it", || (!flow.is_in_service()).then_some(())).await;
+    echo.forget(&flow);
+    let end = flow.wrong().map_or(end, End::Wrong);
+    Ended { end, missing: flow.sent() - flow.echoed() }
+}
+
+async fn eventually_soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    soon(what, looking).await;
+}
+
+fn walk(root: &Arc<Node>) -> Vec<Arc<Node>> {
+    let mut found = vec![Arc::clone(root)];
+    let mut next = 0;
+    while let Some(node) = found.get(next) {
+        let below = node.children();
+        found.extend(below);
+        next += 1;
+    }
+    found
+}
+
+fn config(deployment: &Deployment, n: u8, relay: &Relay) -> AgentConfig {
+    let mut config = AgentConfig {
+        relays: vec![relay.quic_addr().unwrap().to_string().parse().unwrap()],
+        tls: deployment.agent_tls(&agent(n)),
+        ..AgentConfig::default()
+    };
+    // Connections are closed here many times a minute; an agent must not take that for a relay to be left alone.
+    config.backoff.initial = Duration::from_millis(20);
+    config.backoff.max = Duration::from_millis(100);
+    config
+}
+
+async fn provider(deployment: &Deployment, relay: &Relay, service: SocketAddr) -> Agent {
+    let mut config = config(deployment, 1, relay);
+    config.expose = vec![Expose { name: "svc".to_owned(), to: service.to_string().parse().unwrap() }];
+    started(config).await
+}
+
+async fn consumer(deployment: &Deployment, relay: &Relay) -> Agent {
+    let mut config = config(deployment, 2, relay);
+    let consume =
+        |name: &str| Consume { name: name.to_owned(), method: String::new(), listen: "127.0.0.1:0".parse().unwrap() };
+    config.consume = vec![consume("svc"), consume("slow")];
+    started(config).await
+}
+
+async fn started(config: AgentConfig) -> Agent {
+    let agent = Agent::start(config).await.unwrap();
+    soon("the agent is registered", agent.wait_registered()).await;
+    agent
+}
