@@ -7,8 +7,11 @@
 //! |---|---|
 //! | [`vault`] | what outlives actors: the session, the listening sockets |
 //! | [`dial`] | from a relay's address to a session |
+//! | [`carrying`] | a stream that outlives its paths: the copying tasks, checkpoints, resume |
 //! | [`opening`], [`incoming`] | how a stream begins, for the consumer and for the provider |
+//! | [`epilogue`] | how a finished stream is answered for |
 //! | [`legacy`] | how a relay of version 0.1 refuses a stream |
+//! | [`silence`] | notices a lost relay fast while streams live |
 //! | [`stream_facts`] | what is known of a stream |
 //! | [`backoff`], [`throttle`] | when to try again; when to say it again |
 
@@ -30,12 +33,15 @@ use crate::supervise::tree::Tree;
 
 pub mod admin;
 pub mod backoff;
+pub mod carrying;
 pub mod dial;
+pub mod epilogue;
 pub mod incoming;
 pub mod legacy;
 pub mod link;
 pub mod listeners;
 pub mod opening;
+pub mod silence;
 pub mod stream_facts;
 pub mod streams;
 pub mod throttle;

@@ -24,7 +24,14 @@ use crate::proto::orp;
 use crate::vault::control_writer::ControlWriter;
 
 /// What this agent uses of wire.md §9.
-pub const CAPABILITIES: [Capability; 3] = [Capability::RejectCtrl, Capability::ResumeCode, Capability::PeerCaps];
+pub const CAPABILITIES: [Capability; 6] = [
+    Capability::RejectCtrl,
+    Capability::ResumeEcho,
+    Capability::ResumeCode,
+    Capability::FinState,
+    Capability::ResumeCall,
+    Capability::PeerCaps,
+];
 /// The only protocol version (wire.md §2, HELLO).
 const PROTOCOL_VERSION: &str = "orp/1";
 /// How much later each further address of one name is tried.

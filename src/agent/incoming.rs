@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::stream_facts::Facts;
 use super::vault::AgentVault;
+use super::vault::routes::Route;
 use super::vault::session::{FRAME_MAX_BYTES, Session};
 use crate::config::types::HostPort;
 use crate::core::frame::Frame;
@@ -39,6 +40,8 @@ pub struct Accepted {
     pub stream: BiStream,
     /// The connection to the local service.
     pub local: (TcpSource, TcpSink),
+    /// Keeps the stream's id taken.
+    pub route: Route,
 }
 
 /// Answers a stream that the relay has just opened.
@@ -59,13 +62,15 @@ pub async fn answer(
         }
     };
     facts.asked(&incoming, &session.relay);
+    // Before the answer: STREAM_READY follows it closely.
+    let route = vault.routes.serve(StreamId(incoming.stream_id));
     let local = match connect(vault, &incoming.target_service).await {
         Ok(local) => local,
         Err(reject) => return Err(refuse(stream, reject, vault.config.timeouts.hello).await),
     };
     let local = split(local);
     match timeout(vault.config.timeouts.hello, write_frame(&mut stream.send, &Frame::StreamAccept)).await {
-        Ok(Ok(())) => Ok(Accepted { stream, local }),
+        Ok(Ok(())) => Ok(Accepted { stream, local, route }),
         Ok(Err(end)) => Err(NotServed::Answer(end)),
         Err(_elapsed) => Err(NotServed::Answer(WriteEnd::Closed)),
     }

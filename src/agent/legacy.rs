@@ -10,17 +10,14 @@
 //! - what may become a refusal but comes no further for [`PROGRESS`] is the provider's: a relay writes a refusal in one piece.
 
 use std::pin::pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
-use super::vault::routes::{Route, Signal};
+use super::vault::routes::{Signal, Word};
 use super::vault::session::FRAME_MAX_BYTES;
 use crate::core::frame::{Frame, FrameType, HEADER_LEN, Header};
-use crate::core::reject::ResetCode;
-use crate::net::pump::Source;
 use crate::net::stream::{End, Read, RecvHalf};
 
 /// How long after the FIN a STREAM_READY may still come.
@@ -33,8 +30,13 @@ const STEP: usize = 1024;
 /// What the head of the stream turned out to be.
 #[derive(Debug)]
 pub enum Judged {
-    /// Everything is the provider's, what was read already included.
-    Raw(Headed),
+    /// Everything is the provider's.
+    Raw {
+        /// What was read already.
+        head: Bytes,
+        /// The rest of the stream.
+        rest: RecvHalf,
+    },
     /// The relay refused the stream.
     Rejected {
         /// A [`RejectCode`](crate::core::reject::RejectCode), or a later one.
@@ -44,40 +46,6 @@ pub enum Judged {
     },
     /// The relay wants the stream to run over the forward plane.
     Forward,
-}
-
-/// A stream of which the first bytes were read already: they come again first.
-#[derive(Debug)]
-pub struct Headed {
-    head: Bytes,
-    rest: RecvHalf,
-}
-
-impl Headed {
-    /// A stream of which nothing was read.
-    #[must_use]
-    pub fn untouched(rest: RecvHalf) -> Self {
-        Self { head: Bytes::new(), rest }
-    }
-}
-
-impl Source for Headed {
-    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
-        if self.head.is_empty() {
-            return self.rest.poll_read_buf(cx, buf);
-        }
-        let part = self.head.split_to(self.head.len().min(buf.capacity() - buf.len()));
-        buf.extend_from_slice(&part);
-        Poll::Ready(Read::Data(part.len()))
-    }
-
-    fn reset_received(&mut self) -> impl Future<Output = End> + Send {
-        self.rest.reset_received()
-    }
-
-    fn stop(self, code: ResetCode) {
-        self.rest.stop(code);
-    }
 }
 
 /// What the bytes so far may be.
@@ -112,7 +80,7 @@ fn looks(bytes: &[u8]) -> Looks {
 }
 
 /// Reads no more than it must to tell whether the relay refused the stream.
-pub async fn judge(mut recv: RecvHalf, route: &mut Route) -> Judged {
+pub async fn judge(mut recv: RecvHalf, word: &mut Word) -> Judged {
     let mut head = BytesMut::new();
     let mut stuck_at = None;
     loop {
@@ -126,10 +94,10 @@ pub async fn judge(mut recv: RecvHalf, route: &mut Route) -> Judged {
         };
         tokio::select! {
             biased;
-            signal = route.signal() => return on_signal(signal, head, recv),
+            signal = word.signal() => return on_signal(signal, head, recv),
             read = recv.read(&mut step) => match read {
                 Read::Data(len) => head.extend_from_slice(&step[..len]),
-                Read::End(End::Fin) => return on_fin(head, recv, route).await,
+                Read::End(End::Fin) => return on_fin(head, recv, word).await,
                 Read::End(_) => return raw(head, recv),
             },
             () = stuck => return raw(head, recv),
@@ -143,9 +111,9 @@ pub async fn judge(mut recv: RecvHalf, route: &mut Route) -> Judged {
     }
 }
 
-async fn on_fin(head: BytesMut, recv: RecvHalf, route: &mut Route) -> Judged {
+async fn on_fin(head: BytesMut, recv: RecvHalf, word: &mut Word) -> Judged {
     let Looks::Reject(code, reason) = looks(&head) else { return raw(head, recv) };
-    let signal = pin!(route.signal());
+    let signal = pin!(word.signal());
     match tokio::time::timeout(READY_GRACE, signal).await {
         Ok(signal) => on_signal(signal, head, recv),
         Err(_elapsed) => Judged::Rejected { code, reason },
@@ -161,7 +129,7 @@ fn on_signal(signal: Signal, head: BytesMut, recv: RecvHalf) -> Judged {
 }
 
 fn raw(head: BytesMut, rest: RecvHalf) -> Judged {
-    Judged::Raw(Headed { head: head.freeze(), rest })
+    Judged::Raw { head: head.freeze(), rest }
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that dials, or those that serve the session: read control frames, accept streams, wait for the next REGISTER |
-//! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue` |
+//! | Owns | the task that dials, or those that serve the session: read control frames, accept streams, watch for silence, wait for the next REGISTER, tell how streams ended |
+//! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue`, `Silent` |
 //! | Sends | streams that the relay opens to the supervisor of streams; what the relay says of our streams to the routes |
 //! | Restart | permanent; it goes on with the session that is in the vault |
 //! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once |
 //!
 //! The frame in hand is a lock on the session's reader: there is never a second one, and a killed actor gives it back unread.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,19 +19,24 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::backoff::Failures;
-use super::dial;
+use super::carrying::Called;
 use super::streams::StreamsHandle;
 use super::vault::AgentVault;
 use super::vault::routes::Signal;
 use super::vault::session::Session;
+use super::{dial, epilogue, silence};
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
-use crate::core::reject::ResetCode;
+use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::core::resume::Fields;
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
+
+/// How many finished streams are answered for at once; the others are asked for again.
+const EPILOGUES: usize = 64;
 
 /// Messages of the link. Those about a session carry its number: what an ended one still says is dropped.
 #[derive(Debug)]
@@ -45,6 +51,8 @@ pub enum LinkMsg {
     AcceptEnded(u64, Result<quinn::ConnectionError, Panicked>),
     /// A REGISTER is due, or its answer is overdue.
     RegisterDue(u64, Result<(), Panicked>),
+    /// Nothing was heard of the relay for too long, while streams live.
+    Silent(u64, Result<(), Panicked>),
 }
 
 /// What the link is started with.
@@ -75,8 +83,18 @@ pub struct LinkState {
 
 #[derive(Debug)]
 enum Work {
-    Dialling { _task: Owned },
-    Serving { session: Arc<Session>, _reader: Owned, _accept: Owned, register: Option<Owned> },
+    Dialling {
+        _task: Owned,
+    },
+    Serving {
+        session: Arc<Session>,
+        _reader: Owned,
+        _accept: Owned,
+        _silence: Owned,
+        register: Option<Owned>,
+        /// Finished streams of which the relay wants to know, by id.
+        epilogues: HashMap<StreamId, Owned>,
+    },
 }
 
 /// The session cannot go on: the connection is closed with this code and reason.
@@ -121,6 +139,12 @@ impl Actor for Link {
             },
             LinkMsg::RegisterDue(number, slept) => match (state.serving(number), slept?) {
                 (Some(session), ()) => state.on_register_due(&session),
+                (None, ()) => return Ok(()),
+            },
+            LinkMsg::Silent(number, watched) => match (state.serving(number), watched?) {
+                (Some(_), ()) => {
+                    Err(Over(ResetCode::UNSPECIFIED, format!("nothing was heard for {:?}", silence::DEAD)))
+                }
                 (None, ()) => return Ok(()),
             },
         };
@@ -174,7 +198,7 @@ impl LinkState {
         self.work = dial_after(&self.args, next % vault.config.relays.len().max(1), wait);
     }
 
-    fn on_frame(&mut self, session: &Session, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Over> {
+    fn on_frame(&mut self, session: &Arc<Session>, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Over> {
         // Nothing awaits from here to the end, so no kill comes between what a frame does and its being consumed.
         match reader.peek() {
             Some(Ok(Frame::RegisterAck(_))) => self.on_registered(session),
@@ -188,6 +212,14 @@ impl LinkState {
                 let peer = Capabilities::from_names(&ready.peer_capabilities);
                 let peer = if session.features.contains(Capability::PeerCaps) { peer } else { Capabilities::default() };
                 self.tell(ready.stream_id, Signal::Ready { peer });
+            }
+            Some(Ok(Frame::StreamCheckpoint(checkpoint))) => {
+                if !self.args.vault.routes.checkpoint(&Fields::from(&checkpoint)) {
+                    tracing::debug!(stream = checkpoint.stream_id, "checkpoint for no stream of ours");
+                }
+            }
+            Some(Ok(Frame::ResumeWanted(wanted))) if session.features.contains(Capability::ResumeCall) => {
+                self.on_resume_wanted(session, StreamId(wanted.stream_id));
             }
             Some(Ok(Frame::AllocGranted(granted))) => self.tell(granted.stream_id, Signal::Forward),
             Some(Ok(Frame::Ping)) => session.send_control(&Frame::Pong),
@@ -203,6 +235,31 @@ impl LinkState {
         drop(reader);
         self.register(session);
         Ok(())
+    }
+
+    /// The other agent's half is parked. Asked again while it waits, so what cannot be answered now may be left.
+    fn on_resume_wanted(&mut self, session: &Arc<Session>, id: StreamId) {
+        let vault = &self.args.vault;
+        let called = vault.routes.called(id);
+        let remembered = match called {
+            Some(Called::Coming) => return,
+            Some(Called::Gone) => None,
+            Some(Called::Finished) | None => vault.recall(id),
+        };
+        match (remembered, called, &mut self.work) {
+            (Some(fields), _, Work::Serving { epilogues, .. }) => {
+                epilogues.retain(|_, task| !task.is_finished());
+                if !epilogues.contains_key(&id) && epilogues.len() < EPILOGUES {
+                    epilogues.insert(id, task::run(epilogue::tell(Arc::clone(session), fields)));
+                }
+            }
+            // About to be remembered.
+            (None, Some(Called::Finished), _) => {}
+            _ => {
+                let gone = Reject::new(RejectCode::Gone, "the stream does not live here any more");
+                session.send_control(&Frame::StreamReject(gone.to_message(id)));
+            }
+        }
     }
 
     fn on_registered(&self, session: &Session) {
@@ -244,7 +301,6 @@ impl LinkState {
             Signal::Rejected { .. } => "STREAM_REJECT",
             Signal::Forward => "ALLOC_GRANTED",
         };
-        // The relay tells the provider, too, which has nothing to learn from it: it has accepted.
         if !self.args.vault.routes.tell(StreamId(stream_id), signal) {
             tracing::debug!(stream = stream_id, frame = name, "no stream of ours waits for this");
         }
@@ -271,9 +327,12 @@ fn serve(args: &LinkArgs, session: Arc<Session>) -> Work {
     let number = session.number;
     let reader = read(args.slot.clone(), Arc::clone(&session));
     let accept = accept(args.clone(), Arc::clone(&session));
+    let silence = silence::watch(Arc::clone(&session), args.vault.watch_live());
     Work::Serving {
         _reader: task::owned(&args.slot, reader, move |end| LinkMsg::ReaderEnded(number, end)),
         _accept: task::owned(&args.slot, accept, move |end| LinkMsg::AcceptEnded(number, end)),
+        _silence: task::owned(&args.slot, silence, move |end| LinkMsg::Silent(number, end)),
+        epilogues: HashMap::new(),
         register: register_next(args, &session),
         session,
     }

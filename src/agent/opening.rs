@@ -1,12 +1,14 @@
 //! A consumer's open: from an accepted local connection to a stream that a provider has accepted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::carrying::verdict::{Verdict, verdict};
 use super::stream_facts::Facts;
 use super::vault::AgentVault;
-use super::vault::routes::{Route, Signal};
+use super::vault::routes::{Route, Signal, Word};
 use super::vault::session::Session;
 use crate::config::agent::Consume;
 use crate::core::frame::Frame;
@@ -61,17 +63,22 @@ pub struct Open {
     pub route: Route,
     /// Whether reset codes are used on it.
     pub codes: CodeAgreement,
+    /// The session on which it was opened.
+    pub session: Arc<Session>,
     /// Whether the provider is known to have accepted.
     pub answer: Answer,
 }
 
 /// Whether the relay has said that the provider accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// It has: all bytes are the provider's.
-    Ready,
+    Ready {
+        /// What the provider's agent named.
+        peer: Capabilities,
+    },
     /// A legacy relay does not say it before bytes flow: the stream's head tells, see [`legacy`](super::legacy).
-    InBand,
+    InBand(Word),
 }
 
 enum Attempt {
@@ -123,12 +130,12 @@ async fn attempts(vault: &AgentVault, consume: &Consume, facts: &Facts, deadline
 
 async fn attempt(
     vault: &AgentVault,
-    session: &Session,
+    session: &Arc<Session>,
     consume: &Consume,
     facts: &Facts,
     deadline: Instant,
 ) -> Result<Attempt, Refused> {
-    let route = vault.routes.add();
+    let (route, word) = vault.routes.add();
     facts.opening(route.id(), &session.relay);
     // A relay that lets us open no more streams is bounded by the deadline, like everything here.
     let (send, recv) = match timeout_at(deadline, session.quic.open_bi()).await {
@@ -146,21 +153,25 @@ async fn attempt(
     match write_frame(&mut stream.send, &open).await {
         Ok(()) => {}
         Err(WriteEnd::Lost) => return Ok(Attempt::Again("the session ended")),
-        Err(WriteEnd::Stopped(ResetCode::RETRY)) => return Ok(Attempt::Again("the relay asks for it")),
+        Err(WriteEnd::Stopped(code)) if verdict(code) == Verdict::Path => {
+            return Ok(Attempt::Again("the relay asks for it"));
+        }
         // What the relay has to say of it comes on another way.
         Err(WriteEnd::Stopped(_) | WriteEnd::Closed) => {}
     }
     if !session.answers_opens() {
-        return Ok(Attempt::Open(Open { stream, route, codes: session.codes(), answer: Answer::InBand }));
+        let (codes, session) = (session.codes(), Arc::clone(session));
+        return Ok(Attempt::Open(Open { stream, route, codes, session, answer: Answer::InBand(word) }));
     }
-    wait_for_answer(session, stream, route, facts).await
+    wait_for_answer(session, stream, route, word, facts).await
 }
 
 /// Nothing is written before the answer, and nothing is read: the provider's first bytes may be here already.
 async fn wait_for_answer(
-    session: &Session,
+    session: &Arc<Session>,
     mut stream: BiStream,
-    mut route: Route,
+    route: Route,
+    mut word: Word,
     facts: &Facts,
 ) -> Result<Attempt, Refused> {
     let mut stopped = std::pin::pin!(stream.send.stopped());
@@ -170,22 +181,22 @@ async fn wait_for_answer(
         tokio::select! {
             biased;
             end = stream.recv.reset_received() => return match end {
-                End::Reset(ResetCode::RETRY) => Ok(Attempt::Again("the relay asks for it")),
+                // With RETRY, and also where it was open for the relay already: nothing was written, so nothing was delivered.
+                End::Reset(code) if verdict(code) == Verdict::Path => Ok(Attempt::Again("the relay asks for it")),
                 End::Reset(code) => Err(Refused::Reset(code)),
-                // Nothing was written, so nothing was delivered.
                 End::Lost | End::Fin => Ok(Attempt::Again("the session ended")),
             },
             end = &mut stopped, if listening => match end {
-                WriteEnd::Stopped(ResetCode::RETRY) => return Ok(Attempt::Again("the relay asks for it")),
+                WriteEnd::Stopped(code) if verdict(code) == Verdict::Path => return Ok(Attempt::Again("the relay asks for it")),
                 WriteEnd::Lost => return Ok(Attempt::Again("the session ended")),
                 // A relay that rejects takes nothing more either; why it does stands on the control stream.
                 _ => listening = false,
             },
-            signal = route.signal() => return match signal {
+            signal = word.signal() => return match signal {
                 Signal::Ready { peer } => {
                     facts.peer_named(peer);
-                    let codes = agreement(session, peer);
-                    Ok(Attempt::Open(Open { stream, route, codes, answer: Answer::Ready }))
+                    let (codes, session) = (agreement(session, Some(peer)), Arc::clone(session));
+                    Ok(Attempt::Open(Open { stream, route, codes, session, answer: Answer::Ready { peer } }))
                 }
                 Signal::Rejected { code, reason } => Err(Refused::Rejected { code, reason }),
                 Signal::Forward => Err(Refused::Forward),
@@ -195,10 +206,12 @@ async fn wait_for_answer(
 }
 
 /// Reset codes are used on a stream when both its agents know them (wire.md §9). A relay that does not tell what the other
-/// end named sees to it itself.
-fn agreement(session: &Session, peer: Capabilities) -> CodeAgreement {
-    if session.features.contains(Capability::PeerCaps) && !peer.contains(Capability::ResumeCode) {
-        return CodeAgreement::None;
+/// end named, or has not yet, sees to it itself.
+#[must_use]
+pub fn agreement(session: &Session, peer: Option<Capabilities>) -> CodeAgreement {
+    let is_told = session.features.contains(Capability::PeerCaps);
+    match peer {
+        Some(peer) if is_told && !peer.contains(Capability::ResumeCode) => CodeAgreement::None,
+        _ => session.codes(),
     }
-    session.codes()
 }

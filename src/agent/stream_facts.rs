@@ -1,24 +1,29 @@
 //! What is known of one stream: for the tree, the admin socket, and the line in the log at its end.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::carrying::{Carried, Shown};
 use crate::core::identity::RelayUri;
 use crate::core::ids::{Capabilities, StreamId};
-use crate::net::pump::PumpCount;
 use crate::proto::orp;
 
 /// Which end of the stream this agent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It opened the stream for a local client.
     Consumer,
     /// It serves the stream with a local service.
     Provider,
+}
+
+impl Role {
+    /// Either end.
+    pub const BOTH: [Self; 2] = [Self::Consumer, Self::Provider];
 }
 
 /// See the module's documentation. Readable while the stream's actor hangs.
@@ -28,10 +33,8 @@ pub struct Facts {
     pub role: Role,
     /// When the local client connected, or the relay opened the stream.
     pub since: Instant,
-    /// Bytes from the local socket to the relay.
-    pub to_relay: Arc<PumpCount>,
-    /// Bytes from the relay to the local socket.
-    pub from_relay: Arc<PumpCount>,
+    /// Once it is open. Weak: what describes a stream must not keep its path.
+    carried: OnceLock<Weak<Carried>>,
     learnt: Mutex<Learnt>,
 }
 
@@ -51,13 +54,7 @@ impl Facts {
     #[must_use]
     pub fn new(role: Role, service: &str, method: &str) -> Arc<Self> {
         let learnt = Learnt { service: service.to_owned(), method: method.to_owned(), ..Learnt::default() };
-        Arc::new(Self {
-            role,
-            since: Instant::now(),
-            to_relay: Arc::default(),
-            from_relay: Arc::default(),
-            learnt: Mutex::new(learnt),
-        })
+        Arc::new(Self { role, since: Instant::now(), carried: OnceLock::new(), learnt: Mutex::new(learnt) })
     }
 
     /// OPEN_STREAM is sent, with this id.
@@ -66,6 +63,15 @@ impl Facts {
         learnt.id = id.0;
         learnt.relay = Some(relay.to_string());
         learnt.opens += 1;
+    }
+
+    /// It is open, and carries bytes.
+    pub fn carries(&self, carried: &Arc<Carried>) {
+        self.carried.get_or_init(|| Arc::downgrade(carried));
+    }
+
+    fn shown(&self) -> Option<Shown> {
+        Some(self.carried.get()?.upgrade()?.shown())
     }
 
     /// STREAM_READY came, with what the other end named.
@@ -99,11 +105,14 @@ impl Facts {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let learnt = self.lock().clone();
+        let shown = self.shown();
+        let bytes = |of: fn(&Shown) -> u64| shown.as_ref().map_or(0, of);
         serde_json::json!({
             "role": self.role,
             "stream": learnt,
-            "bytes_to_relay": self.to_relay.bytes(),
-            "bytes_from_relay": self.from_relay.bytes(),
+            "bytes_to_relay": bytes(|shown| shown.written),
+            "bytes_from_relay": bytes(|shown| shown.consumed),
+            "carried": shown,
             "age_ms": u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -5,4 +5,5 @@ mod consumer;
 mod harness;
 mod legacy;
 mod provider;
+mod resume;
 mod session;

@@ -1,22 +1,30 @@
-//! What outlives the agent's actors: the endpoint, the session, local listeners, the ids of open streams.
+//! What outlives the agent's actors: the endpoint, the session, local listeners, the ids of streams, and how they ended.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use self::routes::Routes;
 use self::session::Session;
 use super::throttle::Throttle;
 use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::core::identity::AgentUri;
+use crate::core::ids::StreamId;
 use crate::core::reject::ResetCode;
+use crate::core::resume::Fields;
+use crate::core::resume::finished::FinishedStreams;
+use crate::core::ring::{Allowance, Ring, RingLimits};
 
 pub mod registrations;
 pub mod routes;
 pub mod session;
+
+/// How many finished streams are remembered: 35 s of almost 2,000 a second.
+const FINISHED: usize = 64 * 1024;
 
 /// A local socket at which a remote service is offered. It stays bound while its actor restarts.
 #[derive(Debug)]
@@ -42,8 +50,13 @@ pub struct AgentVault {
     pub client: quinn::ClientConfig,
     /// One for each `consume`.
     pub offers: Vec<Arc<Offer>>,
-    /// The ids of the streams that this agent has opened.
+    /// The ids of the streams that live here.
     pub routes: Arc<Routes>,
+    /// What the streams' clocks count from.
+    pub clock: Instant,
+    allowance: Allowance,
+    finished: Mutex<FinishedStreams>,
+    live: watch::Sender<usize>,
     places: Arc<Semaphore>,
     full: Throttle,
     session: watch::Sender<Option<Arc<Session>>>,
@@ -64,6 +77,10 @@ impl AgentVault {
         Self {
             agent,
             places: Arc::new(Semaphore::new(config.limits.streams)),
+            clock: Instant::now(),
+            allowance: Allowance::new(config.limits.rings),
+            finished: Mutex::new(FinishedStreams::new(FINISHED)),
+            live: watch::Sender::new(0),
             config,
             endpoint,
             client,
@@ -139,9 +156,60 @@ impl AgentVault {
         place
     }
 
+    /// An empty ring for one stream.
+    #[must_use]
+    pub fn ring(&self) -> Ring {
+        let (min, max) = (self.config.limits.ring_min, self.config.limits.ring_max);
+        Ring::new(RingLimits { min, max }, &self.allowance)
+    }
+
+    /// Remembers how a stream ended.
+    pub fn remember(&self, fields: Fields) {
+        self.finished().remember(fields, self.clock.elapsed());
+    }
+
+    /// How a stream ended, if it is remembered.
+    #[must_use]
+    pub fn recall(&self, id: StreamId) -> Option<Fields> {
+        self.finished().recall(id, self.clock.elapsed())
+    }
+
+    /// One more stream lives, until the result is dropped.
+    pub fn lives(self: &Arc<Self>) -> Life {
+        self.live.send_if_modified(|live| {
+            *live += 1;
+            *live == 1
+        });
+        Life(Arc::clone(self))
+    }
+
+    /// Follows how many streams live; woken only for the first and the last.
+    #[must_use]
+    pub fn watch_live(&self) -> watch::Receiver<usize> {
+        self.live.subscribe()
+    }
+
+    fn finished(&self) -> MutexGuard<'_, FinishedStreams> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The local service that is exposed as `name`.
     #[must_use]
     pub fn exposed(&self, name: &str) -> Option<&Expose> {
         self.config.expose.iter().find(|expose| expose.name == name)
+    }
+}
+
+/// A stream that lives.
+#[derive(Debug)]
+#[must_use = "the stream counts until this is dropped"]
+pub struct Life(Arc<AgentVault>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.live.send_if_modified(|live| {
+            *live -= 1;
+            *live == 0
+        });
     }
 }

@@ -15,6 +15,12 @@ use crate::core::ids::ServiceName;
 
 /// Every stream has a local socket, and a process has no more file descriptors by far.
 const STREAMS_MOST: usize = 1_000_000;
+/// Two blocks of what is read from a socket at once, in bytes: a smaller ring would be full after every read.
+const RING_LEAST: usize = 128 << 10;
+/// More is not kept for one stream, in bytes.
+const RING_MOST: usize = 1 << 30;
+/// More is not kept for all streams, in bytes.
+const RINGS_MOST: usize = 1 << 40;
 
 /// Everything an agent can be told. `Default` is what an empty file means; `relays` and `tls` have no usable default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -84,6 +90,15 @@ pub struct Admin {
 pub struct Limits {
     /// Streams that may live at once, local clients and exposed services together.
     pub streams: usize,
+    /// What each stream may keep of what it has sent until the other agent has it, in bytes.
+    #[serde(rename = "ring_min_bytes")]
+    pub ring_min: usize,
+    /// What that grows to for a stream that needs it, in bytes.
+    #[serde(rename = "ring_max_bytes")]
+    pub ring_max: usize,
+    /// What all streams together may keep beyond their `ring_min_bytes`, in bytes.
+    #[serde(rename = "rings_bytes")]
+    pub rings: usize,
 }
 
 /// The agent's deadlines.
@@ -102,6 +117,9 @@ pub struct Timeouts {
     /// For the connection to an exposed service.
     #[serde(with = "humantime_serde")]
     pub local_connect: Duration,
+    /// From the loss of a stream's path to its resume on another one; then its local socket is reset.
+    #[serde(with = "humantime_serde")]
+    pub resume: Duration,
 }
 
 /// The pause after a failed round of relays; it doubles up to `max`, with jitter.
@@ -141,13 +159,14 @@ impl Default for Timeouts {
             hello: Duration::from_secs(5),
             open: Duration::from_secs(20),
             local_connect: Duration::from_secs(5),
+            resume: Duration::from_secs(30),
         }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams: 8192 }
+        Self { streams: 8192, ring_min: 256 << 10, ring_max: 16 << 20, rings: 256 << 20 }
     }
 }
 
@@ -215,7 +234,7 @@ impl AgentConfig {
         found.extend(validate_consume(&self.consume));
         found.extend(self.timeouts.validate());
         found.extend(self.backoff.validate());
-        found.extend(out_of_range(&[("limits.streams", self.limits.streams, STREAMS_MOST)]));
+        found.extend(self.limits.validate());
         found.extend(self.log.validate());
         found.extend(quic(&self.quic));
         found
@@ -263,7 +282,29 @@ impl Timeouts {
             ("timeouts.hello", self.hello),
             ("timeouts.open", self.open),
             ("timeouts.local_connect", self.local_connect),
+            ("timeouts.resume", self.resume),
         ])
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Vec<Invalid> {
+        let mut found = out_of_range(&[
+            ("limits.streams", self.streams, STREAMS_MOST),
+            ("limits.ring_min_bytes", self.ring_min, RING_MOST),
+            ("limits.ring_max_bytes", self.ring_max, RING_MOST),
+            ("limits.rings_bytes", self.rings, RINGS_MOST),
+        ]);
+        if self.ring_min < RING_LEAST {
+            let what = format!("{} is less than {RING_LEAST}", self.ring_min);
+            found.push(Invalid::at("limits.ring_min_bytes", what));
+        }
+        if self.ring_min > self.ring_max {
+            let what =
+                "the least is more than the most: `limits.ring_min_bytes` must not exceed `limits.ring_max_bytes`";
+            found.push(Invalid::between("limits.ring_min_bytes", "limits.ring_max_bytes", what));
+        }
+        found
     }
 }
 
@@ -324,8 +365,20 @@ mod tests {
         let mut config = good();
         config.backoff.initial = Duration::from_secs(11);
         config.timeouts.open = Duration::ZERO;
+        config.limits.ring_min = 64 << 10;
+        config.limits.ring_max = 1 << 10;
         config.server_name = "no name".into();
         config.relays.push("relay:0".parse().unwrap());
-        assert_eq!(keys(&config), ["relays[1]", "server_name", "timeouts.open", "backoff.initial"]);
+        assert_eq!(
+            keys(&config),
+            [
+                "relays[1]",
+                "server_name",
+                "timeouts.open",
+                "backoff.initial",
+                "limits.ring_min_bytes",
+                "limits.ring_min_bytes",
+            ]
+        );
     }
 }

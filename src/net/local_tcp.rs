@@ -30,7 +30,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -165,14 +165,8 @@ pub struct TcpSource {
 }
 
 impl TcpSource {
-    fn ended(&mut self, end: End) -> Poll<Read> {
-        self.end = Some(end);
-        Poll::Ready(Read::End(end))
-    }
-}
-
-impl Source for TcpSource {
-    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
+    /// As [`Source::poll_read_buf`], but no more than `most` bytes, which must not be 0.
+    pub fn poll_read_at_most(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut, most: usize) -> Poll<Read> {
         if let Some(end) = self.end {
             return Poll::Ready(Read::End(end));
         }
@@ -187,7 +181,7 @@ impl Source for TcpSource {
                 Poll::Ready(Err(_)) => return self.ended(End::Lost),
                 Poll::Ready(Ok(())) => {}
             }
-            match self.socket.stream.try_read_buf(buf) {
+            match self.socket.stream.try_read_buf(&mut (&mut *buf).limit(most)) {
                 Ok(0) => {
                     let end = self.socket.eof();
                     return self.ended(end);
@@ -200,6 +194,17 @@ impl Source for TcpSource {
                 }
             }
         }
+    }
+
+    fn ended(&mut self, end: End) -> Poll<Read> {
+        self.end = Some(end);
+        Poll::Ready(Read::End(end))
+    }
+}
+
+impl Source for TcpSource {
+    fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<Read> {
+        self.poll_read_at_most(cx, buf, usize::MAX)
     }
 
     async fn reset_received(&mut self) -> End {

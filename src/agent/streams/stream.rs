@@ -2,30 +2,33 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that opens it; then both pump tasks, and through them the local socket and the relay's stream |
-//! | Receives | `Opened`, `Served`, and the ends of its two directions |
+//! | Owns | the task that opens it; then the two that copy and the one that keeps it, and through them the local socket and the path |
+//! | Receives | `Opened`, `Served`, and the ends of its tasks |
 //! | Sends | nothing |
 //! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written |
-//! | Lost on crash | the stream: the local socket is reset (RST) and so is the relay's stream; never a clean end |
+//! | Lost on crash | the stream: the local socket is reset (RST) and so is the path; never a clean end |
 //!
-//! No byte passes through the mailbox.
+//! No byte passes through the mailbox. The path may be lost and replaced without this actor: see [`carrying`].
 
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::agent::carrying::keeping::{self, OnSession};
+use crate::agent::carrying::receiving::{self, Head};
+use crate::agent::carrying::{self, Carried, PathHalf, sending};
 use crate::agent::incoming::{self, Accepted, NotServed};
-use crate::agent::legacy::{self, Headed, Judged};
 use crate::agent::opening::{self, Answer, Open, Refused};
 use crate::agent::stream_facts::{Facts, Role};
 use crate::agent::vault::routes::Route;
 use crate::agent::vault::session::Session;
-use crate::agent::vault::{AgentVault, Offer};
+use crate::agent::vault::{AgentVault, Life, Offer};
+use crate::core::ids::Capabilities;
 use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::core::resume::endpoint::Epoch;
 use crate::net::local_tcp::{TcpSink, TcpSource};
-use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd, Sink, Source};
-use crate::net::stream::{BiStream, RecvHalf};
+use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -53,24 +56,6 @@ pub enum Origin {
     },
 }
 
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the local socket to the relay.
-    ToRelay,
-    /// From the relay to the local socket.
-    FromRelay,
-}
-
-/// How a direction ended.
-#[derive(Debug)]
-pub enum LaneEnd {
-    /// Its pump did.
-    Pumped(PumpEnd),
-    /// It never began: a legacy relay has refused the stream, in band.
-    Refused(Refused),
-}
-
 /// What came of a consumer's open.
 #[derive(Debug)]
 pub struct Opened {
@@ -93,8 +78,10 @@ pub enum StreamMsg {
     Opened(Result<Opened, Panicked>),
     /// The provider's answer was given.
     Served(Result<Served, Panicked>),
-    /// One direction has ended.
-    LaneEnded(Direction, Result<LaneEnd, Panicked>),
+    /// One of the tasks that copy has ended.
+    LaneEnded(Result<(), Panicked>),
+    /// The stream is over.
+    Over(Result<(), Panicked>),
 }
 
 /// What a stream is started with.
@@ -118,40 +105,28 @@ pub struct Stream;
 #[derive(Debug)]
 pub struct StreamState {
     slot: Slot<StreamMsg>,
+    vault: Arc<AgentVault>,
     facts: Arc<Facts>,
     work: Work,
-    outcome: Outcome,
-    _stream_use: Option<StreamUse>,
     _place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 enum Work {
     Opening { _task: Owned },
-    Pumping { _to_relay: Owned, _from_relay: Owned },
+    Refused(String),
+    Carrying { carried: Arc<Carried>, _lanes: [Owned; 2], _keeper: Owned, _route: Route, _life: Life },
 }
 
-/// What the line at the stream's end says.
-#[derive(Debug, Default)]
-struct Outcome {
-    refused: Option<String>,
-    to_relay: Option<PumpEnd>,
-    from_relay: Option<PumpEnd>,
-}
-
-impl Outcome {
-    fn text(&self) -> String {
-        if let Some(refused) = &self.refused {
-            return refused.clone();
-        }
-        match (self.to_relay, self.from_relay) {
-            (Some(PumpEnd::Fin), Some(PumpEnd::Fin)) => "complete".to_owned(),
-            (to_relay, from_relay) => {
-                let text = |end: Option<PumpEnd>| end.map_or_else(|| "cut".to_owned(), |end| end.to_string());
-                format!("to relay: {}; from relay: {}", text(to_relay), text(from_relay))
-            }
-        }
-    }
+/// A stream that is open, on its first path.
+struct First {
+    stream: BiStream,
+    local: (TcpSource, TcpSink),
+    route: Route,
+    codes: CodeAgreement,
+    on: OnSession,
+    peer: Option<Capabilities>,
+    head: Head,
 }
 
 impl Actor for Stream {
@@ -171,11 +146,10 @@ impl Actor for Stream {
         let described = Arc::clone(&facts);
         slot.node().describe(move || described.to_json());
         Ok(StreamState {
-            work: Work::Opening { _task: begin(&slot, vault, origin, Arc::clone(&facts)) },
+            work: Work::Opening { _task: begin(&slot, Arc::clone(&vault), origin, Arc::clone(&facts)) },
             slot,
+            vault,
             facts,
-            outcome: Outcome::default(),
-            _stream_use: None,
             _place: place,
         })
     }
@@ -190,7 +164,9 @@ impl Actor for Stream {
         let progress = match message {
             StreamMsg::Opened(opened) => state.on_opened(opened?),
             StreamMsg::Served(served) => state.on_served(served?),
-            StreamMsg::LaneEnded(direction, end) => state.on_lane_ended(direction, end?),
+            // Why stands with what the tasks share, and its keeper draws the conclusion.
+            StreamMsg::LaneEnded(end) => end.map(|()| Progress::Waiting)?,
+            StreamMsg::Over(end) => end.map(|()| Progress::Done)?,
         };
         if progress == Progress::Done {
             myself.stop(None);
@@ -207,64 +183,58 @@ enum Progress {
 }
 
 impl StreamState {
-    fn on_opened(&mut self, Opened { local: (source, sink), open }: Opened) -> Progress {
-        let Open { stream, route, codes, answer } = match open {
+    fn on_opened(&mut self, Opened { local, open }: Opened) -> Progress {
+        let Open { stream, route, codes, session, answer } = match open {
             Ok(open) => open,
             // Dropping the two resets the local socket.
             Err(refused) => return self.refused(refused.to_string()),
         };
-        let BiStream { send, recv } = prepared(stream, codes);
-        let to_relay = lane(source, send, &self.facts.to_relay, codes);
-        let from_relay = from_relay(recv, sink, Arc::clone(&self.facts.from_relay), codes, route, answer);
-        self.pump(to_relay, from_relay);
-        Progress::Waiting
+        let (peer, head) = match answer {
+            Answer::Ready { peer } => (Some(peer), Head::Bytes),
+            Answer::InBand(word) => (None, Head::Unknown(word)),
+        };
+        let on = OnSession { session, stream_use: None };
+        self.carry(Role::Consumer, First { stream, local, route, codes, on, peer, head })
     }
 
     fn on_served(&mut self, Served { session, stream_use, accepted }: Served) -> Progress {
-        let Accepted { stream, local: (source, sink) } = match accepted {
+        let Accepted { stream, local, route } = match accepted {
             Ok(accepted) => accepted,
             Err(why) => return self.refused(why.to_string()),
         };
-        self._stream_use = Some(stream_use);
         let codes = session.codes();
-        let BiStream { send, recv } = prepared(stream, codes);
-        let to_relay = lane(source, send, &self.facts.to_relay, codes);
-        let from_relay = lane(recv, sink, &self.facts.from_relay, codes);
-        self.pump(to_relay, from_relay);
+        let on = OnSession { session, stream_use: Some(stream_use) };
+        self.carry(Role::Provider, First { stream, local, route, codes, on, peer: None, head: Head::Bytes })
+    }
+
+    fn carry(&mut self, role: Role, first: First) -> Progress {
+        let First { mut stream, local: (source, sink), route, codes, on, peer, head } = first;
+        // What is said when the actor dies: the local socket is reset, so to the other end it is the application's reset.
+        stream.set_drop_code(ResetCode::APPLICATION.for_peer(codes));
+        let (vault, session) = (&self.vault, &on.session);
+        let carried = Carried::new(role, route.resumable_id(), vault.ring(), vault.clock, session, peer);
+        self.facts.carries(&carried);
+        let (epoch, fin) = (Epoch::FIRST, session.trust_in_fin());
+        let BiStream { send, recv } = stream;
+        let to_path = sending::run(Arc::clone(&carried), source, PathHalf { epoch, half: send, codes, fin });
+        let from_path = receiving::run(Arc::clone(&carried), sink, PathHalf { epoch, half: recv, codes, fin }, head);
+        let keeper = keeping::run(Arc::clone(&carried), Arc::clone(vault), on);
+        route.attach(&carried);
+        self.work = Work::Carrying {
+            carried,
+            _lanes: [
+                task::owned(&self.slot, to_path, StreamMsg::LaneEnded),
+                task::owned(&self.slot, from_path, StreamMsg::LaneEnded),
+            ],
+            _keeper: task::owned(&self.slot, keeper, StreamMsg::Over),
+            _route: route,
+            _life: vault.lives(),
+        };
         Progress::Waiting
     }
 
-    fn pump(
-        &mut self,
-        to_relay: impl Future<Output = LaneEnd> + Send + 'static,
-        from_relay: impl Future<Output = LaneEnd> + Send + 'static,
-    ) {
-        let ended = |direction| move |end| StreamMsg::LaneEnded(direction, end);
-        self.work = Work::Pumping {
-            _to_relay: task::owned(&self.slot, to_relay, ended(Direction::ToRelay)),
-            _from_relay: task::owned(&self.slot, from_relay, ended(Direction::FromRelay)),
-        };
-    }
-
-    fn on_lane_ended(&mut self, direction: Direction, end: LaneEnd) -> Progress {
-        let end = match end {
-            LaneEnd::Pumped(end) => end,
-            LaneEnd::Refused(refused) => return self.refused(refused.to_string()),
-        };
-        match direction {
-            Direction::ToRelay => self.outcome.to_relay = Some(end),
-            Direction::FromRelay => self.outcome.from_relay = Some(end),
-        }
-        // A pump has told its own two sides, and a local socket that is cut one way is cut both ways.
-        if self.outcome.to_relay.is_some() && self.outcome.from_relay.is_some() {
-            Progress::Done
-        } else {
-            Progress::Waiting
-        }
-    }
-
     fn refused(&mut self, why: String) -> Progress {
-        self.outcome.refused = Some(why);
+        self.work = Work::Refused(why);
         Progress::Done
     }
 }
@@ -288,69 +258,24 @@ fn begin(slot: &Slot<StreamMsg>, vault: Arc<AgentVault>, origin: Origin, facts: 
     }
 }
 
-/// What a stream says when its actor dies: its local socket is reset, so to the other end it is the application's reset.
-fn prepared(mut stream: BiStream, codes: CodeAgreement) -> BiStream {
-    stream.set_drop_code(ResetCode::APPLICATION.for_peer(codes));
-    stream
-}
-
-fn lane(
-    source: impl Source + 'static,
-    sink: impl Sink + 'static,
-    count: &Arc<PumpCount>,
-    codes: CodeAgreement,
-) -> impl Future<Output = LaneEnd> + Send + 'static {
-    let count = Arc::clone(count);
-    // A local socket has no codes of its own: its reset is an application's. `lost` only ever goes to a local socket.
-    let codes = PumpCodes {
-        map: move |code: ResetCode| code.for_peer(codes),
-        lost: ResetCode::UNSPECIFIED,
-        limit: ResetCode::LIMIT.for_peer(codes),
-    };
-    async move { LaneEnd::Pumped(pump::pump(source, sink, &count, codes).await) }
-}
-
-/// From the relay to the local client. The stream's id stays taken until then.
-async fn from_relay(
-    recv: RecvHalf,
-    sink: TcpSink,
-    count: Arc<PumpCount>,
-    codes: CodeAgreement,
-    mut route: Route,
-    answer: Answer,
-) -> LaneEnd {
-    let source = match answer {
-        Answer::Ready => Headed::untouched(recv),
-        Answer::InBand => {
-            let stopped = sink.stopped();
-            let judged = tokio::select! {
-                judged = legacy::judge(recv, &mut route) => judged,
-                _gone = stopped => return LaneEnd::Pumped(PumpEnd::SinkStopped(ResetCode::APPLICATION)),
-            };
-            match judged {
-                Judged::Raw(source) => source,
-                // Returning drops the sink, which resets the local socket.
-                Judged::Rejected { code, reason } => return LaneEnd::Refused(Refused::Rejected { code, reason }),
-                Judged::Forward => return LaneEnd::Refused(Refused::Forward),
-            }
-        }
-    };
-    let end = lane(source, sink, &count, codes).await;
-    drop(route);
-    end
-}
-
 /// The one line that an operator gets per stream. Written however the stream ends.
 impl Drop for StreamState {
     fn drop(&mut self) {
+        let (outcome, shown) = match &self.work {
+            Work::Opening { .. } => ("cut while it was opened".to_owned(), None),
+            Work::Refused(why) => (why.clone(), None),
+            Work::Carrying { carried, .. } => (carried.outcome(), Some(carried.shown())),
+        };
+        let figure = |of: fn(&carrying::Shown) -> u64| shown.as_ref().map_or(0, of);
         tracing::info!(
             stream = %self.facts.id(),
             service = self.facts.service(),
             role = ?self.facts.role,
-            bytes_to_relay = self.facts.to_relay.bytes(),
-            bytes_from_relay = self.facts.from_relay.bytes(),
+            bytes_to_relay = figure(|shown| shown.written),
+            bytes_from_relay = figure(|shown| shown.consumed),
+            resumed = figure(|shown| shown.resumed),
             duration = ?self.facts.since.elapsed(),
-            outcome = self.outcome.text(),
+            outcome,
             "stream ended"
         );
     }

@@ -21,7 +21,10 @@ use crate::supervise::report::Report;
 
 /// Nothing here takes longer unless it is broken.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// What this project's relay accepts of what an agent names.
+/// What an agent names.
+pub(super) const NAMED: [&str; 6] =
+    ["reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "peer-caps"];
+/// A relay that accepts less: the other agent confirms no end.
 pub(super) const FEATURES: [&str; 3] = ["reject-ctrl", "resume-code", "peer-caps"];
 
 /// Waits for what must happen.
@@ -172,6 +175,13 @@ impl Peer {
         self.control.write(&ready(stream_id)).await;
     }
 
+    /// STREAM_READY, with what the agent at the other end named.
+    pub(super) async fn ready_named(&mut self, stream_id: u64, named: &[&str]) {
+        let peer_capabilities = named.iter().map(ToString::to_string).collect();
+        let ready = orp::StreamReady { stream_id, peer_capabilities, ..orp::StreamReady::default() };
+        self.control.write(&Frame::StreamReady(ready)).await;
+    }
+
     pub(super) async fn acknowledge_register(&mut self) -> orp::Register {
         let register = self.register().await;
         self.control.write(&Frame::RegisterAck(orp::RegisterAck { service_id: "acme/x".to_owned() })).await;
@@ -286,4 +296,58 @@ pub(super) fn count(agent: &Agent, kind: &str) -> usize {
 /// The one actor of `kind`.
 pub(super) fn actor(agent: &Agent, kind: &str) -> Report {
     agent.tree().walk().find(|report| report.kind == kind).unwrap_or_else(|| panic!("no {kind}")).clone()
+}
+
+/// Passes datagrams on between one agent and a relay, until it swallows them.
+pub(super) struct Proxy {
+    addr: SocketAddr,
+    swallows: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    pub(super) async fn start(relay: SocketAddr) -> Self {
+        let (near, far) = (udp().await, udp().await);
+        let addr = near.local_addr().unwrap();
+        let swallows = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+        let swallowed = swallows.clone();
+        let task = tokio::spawn(async move {
+            let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
+            let mut agent = None;
+            loop {
+                let (socket, bytes, to) = tokio::select! {
+                    got = near.recv_from(&mut up) => {
+                        let (len, from) = got.unwrap();
+                        agent = Some(from);
+                        (&far, &up[..len], Some(relay))
+                    }
+                    got = far.recv_from(&mut down) => (&near, &down[..got.unwrap().0], agent),
+                };
+                if let Some(to) = to
+                    && !swallowed.load(std::sync::atomic::Ordering::Relaxed)
+                {
+                    socket.send_to(bytes, to).await.unwrap();
+                }
+            }
+        });
+        Self { addr, swallows, task }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(super) fn swallow(&self) {
+        self.swallows.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn udp() -> tokio::net::UdpSocket {
+    tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 use super::harness::{
-    Deployment, Peer, agent_uri, connect, expect_fin, expect_rst, expect_tcp, reject, send_tcp, service, soon,
+    Deployment, NAMED, Peer, agent_uri, connect, expect_fin, expect_rst, expect_tcp, reject, send_tcp, service, soon,
 };
 use crate::agent::Agent;
 
@@ -25,6 +25,11 @@ fn frame(code: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x20, code, 0, 0, 0, 0, 0, len], payload].concat()
 }
 
+fn long_frame(code: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0x20, code, 0, 0, 0, 0, high, low], payload].concat()
+}
+
 fn text(field: u8, text: &str) -> Vec<u8> {
     [&[field << 3 | 2, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
 }
@@ -42,9 +47,8 @@ async fn a_legacy_relay_reads_version_1_frames_and_not_a_byte_more() {
     let quic = soon(relay.connection()).await;
     let (mut send, recv) = soon(quic.accept_bi()).await.unwrap();
     let mut control = super::harness::Stream { send, recv };
-    let capabilities = ["reject-ctrl", "resume-code", "peer-caps"].map(|name| text(3, name)).concat();
-    let hello = [text(1, "orp/1"), text(2, agent_uri()), capabilities].concat();
-    control.expect(&frame(0x01, &hello)).await;
+    let hello = [text(1, "orp/1"), text(2, agent_uri()), NAMED.map(|name| text(3, name)).concat()].concat();
+    control.expect(&long_frame(0x01, &hello)).await;
     control.send.write_all(&frame(0x02, b"")).await.unwrap();
     control.expect(&frame(0x03, &[text(1, "svc"), text(2, &addr)].concat())).await;
     control.send.write_all(&frame(0x04, &text(1, "acme/svc"))).await.unwrap();
@@ -75,9 +79,10 @@ async fn a_legacy_relay_reads_version_1_frames_and_not_a_byte_more() {
     let Peer { control: super::harness::Stream { send: control_send, recv: mut control_recv }, quic } = peer;
     send = control_send;
     send.finish().unwrap();
-    let mut rest = [0];
-    let nothing = tokio::time::timeout(Duration::from_millis(50), control_recv.read(&mut rest)).await;
-    assert!(!matches!(nothing, Ok(Ok(Some(_)))), "a byte more on the control stream");
+    let mut rest = [0; 2];
+    let more = tokio::time::timeout(Duration::from_millis(50), control_recv.read(&mut rest)).await;
+    // A checkpoint (wire.md §5) may have been due; it is of version 1, too.
+    assert!(!matches!(more, Ok(Ok(Some(_)))) || rest == [0x21, 0x10], "{rest:?} on the control stream");
     drop(quic);
     agent.shutdown().await;
 }

@@ -85,7 +85,7 @@ async fn resets_pass_both_ways() {
     let mut stream = peer.incoming("svc", b"x").await;
     let (mut served, _) = soon(local.accept()).await.unwrap();
     expect_tcp(&mut served, b"x").await;
-    stream.send.reset(0x10_u32.into()).unwrap();
+    stream.send.reset(0x1f4_u32.into()).unwrap();
     expect_rst(&mut served).await;
     until("the streams are gone", || count(&agent, "stream") == 0).await;
     agent.shutdown().await;

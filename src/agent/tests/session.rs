@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::harness::{
-    Deployment, FEATURES, actor, agent_uri, connect, expect_fin, expect_rst, expect_tcp, ready, reject, send_tcp, soon,
-    until,
+    Deployment, FEATURES, NAMED, actor, agent_uri, connect, expect_fin, expect_rst, expect_tcp, ready, reject,
+    send_tcp, soon, until,
 };
 use crate::agent::Agent;
 use crate::core::frame::Frame;
@@ -19,7 +19,7 @@ async fn hello_names_the_agent_and_only_what_it_uses() {
     let (peer, hello) = relay.meet().await;
     assert_eq!(hello.protocol_version, "orp/1");
     assert_eq!(hello.agent_uri, agent_uri());
-    assert_eq!(hello.capabilities, ["reject-ctrl", "resume-code", "peer-caps"]);
+    assert_eq!(hello.capabilities, NAMED);
     assert!(peer.quic.close_reason().is_none());
     agent.shutdown().await;
 }

@@ -169,6 +169,12 @@ impl Endpoint {
         self.consumed
     }
 
+    /// What we have written and the partner is not known to have consumed; to be looked at.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     /// Our numbers as STREAM_RESUME and STREAM_CHECKPOINT carry them. Final once the path is frozen.
     #[must_use]
     pub fn fields(&self) -> Fields {

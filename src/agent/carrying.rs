@@ -1,0 +1,477 @@
+//! A stream that outlives its paths: what its tasks share (wire.md §5).
+//!
+//! The local socket lives as long as the stream; the path, a bidirectional stream of one session, is replaced when it is lost.
+//! Both directions' numbers are in one [`Endpoint`] behind one lock, which is never held over an await. Four concerns:
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`sending`] | the task local socket → path |
+//! | [`receiving`] | the task path → local socket |
+//! | [`keeping`] | the task that reports to the partner, and lets time pass |
+//! | [`resuming`] | from a lost path to the next one |
+//!
+//! A new path's halves are laid down here for the two copying tasks, which are woken and take them. Whoever finds a path to
+//! be over says so here, once: the numbers are final from then on, and all three tasks are woken.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::stream_facts::Role;
+use super::vault::session::Session;
+use crate::core::ids::{Capabilities, Capability, StreamId};
+use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::core::resume::Fields;
+use crate::core::resume::endpoint::{
+    Endpoint, Epoch, FinRead, FreezeError, Loss, PathError, PeerKind, Phase, Taken, Tick, ToWrite, Wanted,
+};
+use crate::core::ring::Ring;
+use crate::net::stream::{RecvHalf, SendHalf};
+
+pub mod keeping;
+pub mod receiving;
+pub mod resuming;
+pub mod sending;
+mod state;
+pub mod verdict;
+
+use state::{Dead, Inner, Knowledge};
+pub use state::{LaneEnd, Shown};
+
+/// How often a stream without STREAM_READY looks at the time.
+const UNREADY: Duration = Duration::from_secs(1);
+/// How long a write may be blocked before the other side is watched: under load nearly every write blocks for a moment.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// One half of a path, and how it is to be used.
+#[derive(Debug)]
+pub struct PathHalf<H> {
+    /// Which path.
+    pub epoch: Epoch,
+    /// The half.
+    pub half: H,
+    /// Whether reset codes are used on it.
+    pub codes: CodeAgreement,
+    /// What a FIN on it says.
+    pub fin: FinTrust,
+}
+
+/// What a FIN from the relay is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinTrust {
+    /// The partner's end of stream.
+    End,
+    /// A legacy relay passes a reset on as a FIN, too (wire.md §10).
+    EndOrCut,
+}
+
+/// What RESUME_WANTED came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Called {
+    /// A half is under way, or about to be.
+    Coming,
+    /// The stream has finished.
+    Finished,
+    /// The stream is lost.
+    Gone,
+}
+
+/// What the local → path task does next.
+#[derive(Debug)]
+enum Outgoing {
+    /// Goes on with this path.
+    Path(PathHalf<SendHalf>),
+    /// Leaves its path.
+    Leave,
+    Write(Bytes),
+    Fin,
+    /// Reads so many bytes of the local side at most.
+    Read(usize),
+    Wait,
+    /// The stream is over.
+    Over,
+}
+
+/// What the path → local task does when it was woken.
+#[derive(Debug)]
+enum Incoming {
+    Path(PathHalf<RecvHalf>),
+    Leave,
+    Same,
+    Over,
+}
+
+/// What the keeper does next.
+#[derive(Debug)]
+enum Chore {
+    Report(Fields),
+    Resume { since: Duration },
+    Sleep { until: Option<Duration>, closing: bool },
+    Over,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Carried {
+    /// Which end of the stream this agent is.
+    pub role: Role,
+    /// When the clock of the endpoint was at 0.
+    clock: Instant,
+    inner: Mutex<Inner>,
+    sender: Notify,
+    receiver: Notify,
+    keeper: Notify,
+}
+
+impl Carried {
+    /// A stream on its first path, which was opened on `session`. What the other end named is known, or comes with STREAM_READY.
+    #[must_use]
+    pub fn new(
+        role: Role,
+        id: StreamId,
+        ring: Ring,
+        clock: Instant,
+        session: &Session,
+        peer: Option<Capabilities>,
+    ) -> Arc<Self> {
+        let knowledge = Knowledge::new(session.features, peer);
+        let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
+        let inner = Mutex::new(Inner::new(endpoint, knowledge, session.features));
+        let (sender, receiver, keeper) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(Self { role, clock, inner, sender, receiver, keeper })
+    }
+
+    /// What is shown of it.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        self.lock().shown()
+    }
+
+    /// How it ended, in words.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        self.lock().outcome()
+    }
+
+    /// STREAM_READY came, with what the other end named.
+    pub fn on_ready(&self, peer: Capabilities) {
+        let mut inner = self.lock();
+        inner.knowledge.peer.get_or_insert(peer);
+        inner.knowledge.awaits_ready = false;
+        inner.settle_kind();
+        drop(inner);
+        self.keeper.notify_one();
+    }
+
+    /// The partner's checkpoint came.
+    pub fn on_checkpoint(&self, theirs: &Fields) {
+        let now = self.now();
+        let mut inner = self.lock();
+        inner.hear(theirs);
+        match inner.endpoint.on_checkpoint(theirs, now) {
+            Ok(freed) => {
+                if freed > 0 {
+                    self.sender.notify_one();
+                }
+                if inner.holds_fin {
+                    self.receiver.notify_one();
+                }
+                if inner.endpoint.is_finished() {
+                    self.keeper.notify_one();
+                }
+                inner.poke(&self.keeper);
+            }
+            Err(error) if inner.is_modern() => {
+                self.lose_in(&mut inner, format!("the partner's checkpoint does not fit: {error}"));
+            }
+            // It changes nothing; how a legacy agent counts is not ours to judge.
+            Err(error) => tracing::debug!(stream = %theirs.stream_id, %error, "checkpoint ignored"),
+        }
+    }
+
+    /// RESUME_WANTED came: the partner's half is parked.
+    pub fn on_called(&self) -> Called {
+        let now = self.now();
+        let mut inner = self.lock();
+        if inner.dead.is_none() && inner.endpoint.is_finished() {
+            return Called::Finished;
+        }
+        match inner.endpoint.on_wanted(now) {
+            Wanted::Ignore => Called::Coming,
+            Wanted::Gone => Called::Gone,
+            Wanted::Resume => {
+                self.freeze_in(&mut inner, "the other agent asks for a new path");
+                if inner.dead.is_some() { Called::Gone } else { Called::Coming }
+            }
+        }
+    }
+
+    /// The numbers as a finished stream's are remembered.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        self.lock().endpoint.fields()
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        self.sender.notify_one();
+        self.receiver.notify_one();
+        self.keeper.notify_one();
+    }
+
+    // What the tasks say.
+
+    /// The path of `epoch` is over. Said of one that is over already, it says nothing.
+    fn path_over(&self, epoch: Epoch, why: &str) {
+        let mut inner = self.lock();
+        if inner.is_current(epoch) {
+            self.freeze_in(&mut inner, why);
+        }
+    }
+
+    /// The path of `epoch` was cut with a code that says so.
+    fn path_cut(&self, epoch: Epoch, code: ResetCode) {
+        let is_final = code == ResetCode::RETRY && self.is_retry_final();
+        if is_final {
+            // Nothing was delivered: the other agent opens again, and nobody would resume this.
+            self.lose("cut before it was open, with RETRY");
+        } else {
+            self.path_over(epoch, &format!("cut with {code}"));
+        }
+    }
+
+    fn is_current(&self, epoch: Epoch) -> bool {
+        let inner = self.lock();
+        inner.dead.is_none() && inner.is_current(epoch)
+    }
+
+    fn freeze_in(&self, inner: &mut Inner, why: &str) {
+        let id = inner.endpoint.stream_id();
+        if !inner.is_whole() {
+            self.lose_in(inner, format!("{why}, and one direction had ended before"));
+            return;
+        }
+        // A late STREAM_READY is not waited for on another session.
+        inner.knowledge.awaits_ready = false;
+        match inner.endpoint.freeze(self.now()) {
+            Ok(()) => tracing::debug!(stream = %id, why, "the path is over"),
+            Err(FreezeError::Finished) => {}
+            Err(error) => self.lose_in(inner, format!("{why}, and {error}")),
+        }
+        inner.discard_untaken();
+        self.wake_all();
+    }
+
+    /// The path of `epoch` has ended, and the stream with it.
+    fn lose_path(&self, epoch: Epoch, why: String) {
+        let mut inner = self.lock();
+        if inner.is_current(epoch) && !inner.endpoint.is_finished() {
+            self.lose_in(&mut inner, why);
+        }
+    }
+
+    /// The stream ends here, in order only if all that is missing is the partner's confirmation.
+    fn lose(&self, why: impl Into<String>) {
+        self.lose_in(&mut self.lock(), why.into());
+    }
+
+    fn lose_in(&self, inner: &mut Inner, why: String) {
+        if inner.dead.is_none() {
+            let loss = inner.endpoint.lose();
+            inner.dead = Some(Dead { loss, why });
+            inner.discard_untaken();
+        }
+        self.wake_all();
+    }
+
+    /// A direction has ended otherwise than with its FIN; there is no path but this one from now on.
+    fn lane_broken(&self, role_of_lane: Lane, end: LaneEnd) {
+        let mut inner = self.lock();
+        match role_of_lane {
+            Lane::ToPath => inner.to_path = Some(end),
+            Lane::FromPath => inner.from_path = Some(end),
+        }
+        if matches!(inner.endpoint.phase(), Phase::Frozen { .. }) {
+            self.lose_in(&mut inner, "the local side ended while there was no path".to_owned());
+        }
+        self.wake_all();
+    }
+
+    // local → path
+
+    fn outgoing(&self, epoch: Epoch, path: Held, local: Held) -> Outgoing {
+        let now = self.now();
+        let mut inner = self.lock();
+        if inner.is_over() {
+            return Outgoing::Over;
+        }
+        if let Some(path) = inner.send.take() {
+            return Outgoing::Path(path);
+        }
+        if path == Held::Yes {
+            match inner.endpoint.next_write(epoch) {
+                Err(_) => return Outgoing::Leave,
+                Ok(ToWrite::Bytes(bytes)) => return Outgoing::Write(bytes),
+                Ok(ToWrite::Fin) => return Outgoing::Fin,
+                Ok(ToWrite::Nothing) => {}
+            }
+        }
+        let room = if local == Held::Yes { inner.endpoint.room(now) } else { 0 };
+        inner.poke(&self.keeper);
+        if room > 0 { Outgoing::Read(room) } else { Outgoing::Wait }
+    }
+
+    /// Takes what was read of the local side; with it, how much may be read next.
+    fn take(&self, epoch: Epoch, bytes: Bytes) -> (Taken, usize) {
+        let now = self.now();
+        let mut inner = self.lock();
+        let taken = inner.endpoint.take(epoch, bytes, now);
+        let room = inner.endpoint.room(now);
+        inner.poke(&self.keeper);
+        (taken, room)
+    }
+
+    fn take_fin(&self) {
+        self.lock().endpoint.take_fin();
+    }
+
+    fn fin_written(&self, epoch: Epoch) {
+        let mut inner = self.lock();
+        // On a path that is over it was not written as far as the stream is concerned: it is written again.
+        if inner.endpoint.fin_written(epoch, self.now()).is_ok() {
+            inner.to_path = Some(LaneEnd::Fin);
+        }
+        self.keeper.notify_one();
+    }
+
+    // path → local
+
+    fn incoming(&self, epoch: Epoch) -> Incoming {
+        let mut inner = self.lock();
+        if inner.is_over() {
+            return Incoming::Over;
+        }
+        match inner.recv.take() {
+            Some(path) => Incoming::Path(path),
+            None if inner.is_current(epoch) => Incoming::Same,
+            None => Incoming::Leave,
+        }
+    }
+
+    fn consumed(&self, epoch: Epoch, bytes: usize) -> Result<(), PathError> {
+        let now = self.now();
+        let mut inner = self.lock();
+        inner.knowledge.has_flowed = true;
+        inner.endpoint.consumed(epoch, bytes, now)?;
+        inner.poke(&self.keeper);
+        Ok(())
+    }
+
+    fn fin_read(&self, epoch: Epoch) -> Result<FinRead, PathError> {
+        let mut inner = self.lock();
+        inner.holds_fin = false;
+        let read = inner.endpoint.fin_read(epoch, self.now())?;
+        if read == FinRead::End {
+            inner.from_path = Some(LaneEnd::Fin);
+        }
+        self.keeper.notify_one();
+        Ok(read)
+    }
+
+    /// Whether it is settled what a FIN means that may be a cut: the partner's word is that all has come, or that it has not.
+    fn is_fin_settled(&self) -> bool {
+        let mut inner = self.lock();
+        let consumed = inner.endpoint.consumed_position();
+        let is_settled = inner.endpoint.partner_position().is_some_and(|position| position >= consumed);
+        inner.holds_fin = !is_settled;
+        is_settled
+    }
+
+    fn is_retry_final(&self) -> bool {
+        let inner = self.lock();
+        self.role == Role::Provider && !inner.knowledge.is_ready()
+    }
+
+    // The keeper.
+
+    fn chore(&self) -> Chore {
+        let now = self.now();
+        let mut inner = self.lock();
+        if inner.is_over() || inner.endpoint.is_finished() {
+            return Chore::Over;
+        }
+        match inner.endpoint.tick(now) {
+            Some(Tick::RingGivenUp) => {
+                tracing::debug!(stream = %inner.endpoint.stream_id(), "no checkpoints come: not resumable any more");
+                self.sender.notify_one();
+            }
+            Some(Tick::AskForEnd) => self.freeze_in(&mut inner, "the end was not confirmed"),
+            None => {}
+        }
+        if let Phase::Frozen { since } = inner.endpoint.phase() {
+            return Chore::Resume { since };
+        }
+        // What may be said is not known before STREAM_READY.
+        if !inner.knowledge.awaits_ready {
+            if let Some(fields) = inner.endpoint.checkpoint(now) {
+                return Chore::Report(fields);
+            }
+        }
+        // Should STREAM_READY never come, time goes on all the same.
+        let until = if inner.knowledge.awaits_ready { Some(now + UNREADY) } else { inner.endpoint.wake_at() };
+        inner.keeper_wakes = until;
+        Chore::Sleep { until, closing: matches!(inner.endpoint.phase(), Phase::Closing(_)) }
+    }
+
+    fn current_epoch(&self) -> Option<Epoch> {
+        match self.lock().endpoint.phase() {
+            Phase::Live(epoch) | Phase::Closing(epoch) => Some(epoch),
+            _ => None,
+        }
+    }
+}
+
+/// Which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    ToPath,
+    FromPath,
+}
+
+/// Whether a task has something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Yes,
+    No,
+}
+
+impl<T> From<&Option<T>> for Held {
+    fn from(held: &Option<T>) -> Self {
+        if held.is_some() { Self::Yes } else { Self::No }
+    }
+}
+
+/// The code with which a path is left for another one.
+fn leaving(codes: CodeAgreement) -> ResetCode {
+    ResetCode::RESUMABLE.for_peer(codes)
+}
+
+/// Whether the partner may be told, and tells, how the stream ends.
+fn kind(features: Capabilities, peer: Capabilities) -> PeerKind {
+    let both = features.intersection(peer);
+    if both.contains(Capability::FinState) { PeerKind::FinState } else { PeerKind::Legacy }
+}
+
+fn is_lost(loss: Loss) -> bool {
+    loss == Loss::Stream
+}

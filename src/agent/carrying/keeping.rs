@@ -1,0 +1,78 @@
+//! The task that reports to the partner, lets time pass, and sees to it that a lost path is replaced. It ends when the stream
+//! is over.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::time::sleep_until;
+
+use super::{Carried, Chore, resuming};
+use crate::agent::vault::AgentVault;
+use crate::agent::vault::session::Session;
+use crate::core::frame::Frame;
+use crate::core::resume::Fields;
+use crate::core::resume::endpoint::Loss;
+use crate::net::stream_limit::StreamUse;
+
+/// The session on which a stream's path is.
+#[derive(Debug)]
+pub struct OnSession {
+    /// The session.
+    pub session: Arc<Session>,
+    /// The path counts toward its limit, if it does.
+    pub stream_use: Option<StreamUse>,
+}
+
+/// Keeps a stream until it is over; one that has finished is remembered.
+pub async fn run(shared: Arc<Carried>, vault: Arc<AgentVault>, mut on: OnSession) {
+    loop {
+        match shared.chore() {
+            Chore::Over => break,
+            Chore::Report(fields) => report(&on.session, &fields),
+            Chore::Resume { since } => {
+                // The old path's use is given back first.
+                on.stream_use = None;
+                if let Some(new) = resuming::resume(&shared, &vault, since).await {
+                    on = new;
+                }
+            }
+            Chore::Sleep { until, closing } => {
+                let slept = async {
+                    match until {
+                        Some(until) => sleep_until(shared.clock + until).await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = slept => {}
+                    () = shared.keeper.notified() => {}
+                    // Both halves have ended: nobody else would notice.
+                    _ = on.session.quic.closed(), if closing => {
+                        if let Some(epoch) = shared.current_epoch() {
+                            shared.path_over(epoch, "the connection was lost");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if let Some(fields) = shared.finished() {
+        vault.remember(fields);
+    }
+}
+
+fn report(session: &Session, fields: &Fields) {
+    session.send_control(&Frame::StreamCheckpoint(fields.to_checkpoint()));
+}
+
+impl Carried {
+    /// Its last numbers, if it has finished, confirmed or not.
+    fn finished(&self) -> Option<Fields> {
+        let inner = self.lock();
+        let is_finished = match &inner.dead {
+            Some(dead) => dead.loss == Loss::Confirmation,
+            None => inner.endpoint.is_finished(),
+        };
+        is_finished.then(|| inner.endpoint.fields())
+    }
+}

@@ -1,0 +1,53 @@
+//! A stream that has finished here, but not for the other agent, which missed how: its half is answered from memory
+//! (wire.md §9, `fin-state`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::vault::session::{FRAME_MAX_BYTES, Session};
+use crate::core::frame::Frame;
+use crate::core::ids::Capability;
+use crate::core::reject::ResetCode;
+use crate::core::resume::Fields;
+use crate::net::framed::{read_frame, write_frame};
+use crate::net::stream::{BiStream, Read};
+
+/// The other agent's half is parked already, and what it has to say is short.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Attaches a half with the numbers of a finished stream, writes the FIN again and reads the other agent's.
+pub async fn tell(session: Arc<Session>, fields: Fields) {
+    let id = fields.stream_id;
+    match timeout(WITHIN, exchange(&session, fields)).await {
+        Ok(Ok(())) => tracing::debug!(stream = %id, "told how the stream ended"),
+        Ok(Err(why)) => tracing::debug!(stream = %id, why, "could not tell how the stream ended"),
+        Err(_elapsed) => tracing::debug!(stream = %id, within = ?WITHIN, "nobody wants to know how the stream ended"),
+    }
+}
+
+async fn exchange(session: &Session, fields: Fields) -> Result<(), String> {
+    let fields = if session.features.contains(Capability::FinState) { fields } else { fields.without_fin() };
+    let _stream_use = session.streams.take().ok_or("too many streams")?;
+    let (send, recv) = session.quic.open_bi().await.map_err(|error| error.to_string())?;
+    // Whatever goes wrong: the other agent's half is to be asked for again, not taken for answered.
+    let mut stream = BiStream::from_quic(&session.quic, send, recv, ResetCode::RESUMABLE.for_peer(session.codes()));
+    let half = Frame::StreamResume(fields.to_resume(Vec::new()));
+    write_frame(&mut stream.send, &half).await.map_err(|end| end.to_string())?;
+    let theirs = match read_frame(&mut stream.recv, FRAME_MAX_BYTES).await {
+        Ok(Frame::StreamResume(theirs)) => Fields::from(&theirs),
+        Ok(other) => return Err(format!("the answer is {}", other.name())),
+        Err(error) => return Err(error.to_string()),
+    };
+    if theirs.peer_ack_position < fields.my_position {
+        // A legacy agent that lacks what is kept no more: a FIN would tell it that it has everything.
+        stream.set_drop_code(ResetCode::NOT_RESUMABLE.for_peer(session.codes()));
+        return Err("it lacks bytes that are gone".to_owned());
+    }
+    stream.send.finish();
+    match stream.recv.read(&mut [0]).await {
+        Read::End(_) => Ok(()),
+        Read::Data(_) => Err("it sends more than its end".to_owned()),
+    }
+}
