@@ -211,6 +211,13 @@ impl Relay {
         self.farewell().await;
     }
 
+    /// Ends it at once: no actor is stopped in order, no stream is ended. Its address is free a moment later.
+    pub async fn kill(mut self) {
+        self.tree.kill();
+        self.tree.ended().await;
+        self.farewell().await;
+    }
+
     async fn farewell(&self) {
         self.vault.arrivals.abort();
         self.vault.endpoint.close(0_u32.into(), b"the relay is stopping");
