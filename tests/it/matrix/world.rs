@@ -47,6 +47,8 @@ pub struct Ended {
 
 impl World {
     pub async fn start() -> Self {
+        // Where backtraces are on, the first panic loads the symbols, for longer than a registry call may take here.
+        assert!(!std::backtrace::Backtrace::force_capture().to_string().is_empty());
         let deployment = Deployment::new();
         let mut config = deployment.relay_config("r1", OPEN_WORLD);
         config.limits.handler = HANG_DEADLINE;
