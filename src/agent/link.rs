@@ -38,6 +38,9 @@ use crate::supervise::task::{self, Owned, Panicked};
 /// How many finished streams are answered for at once; the others are asked for again.
 const EPILOGUES: usize = 64;
 
+/// The longest pause between two dials while streams live.
+const URGENT: Duration = Duration::from_secs(1);
+
 /// Messages of the link. Those about a session carry its number: what an ended one still says is dropped.
 #[derive(Debug)]
 pub enum LinkMsg {
@@ -174,6 +177,7 @@ impl LinkState {
                 // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
                 let backoff = &self.args.vault.config.backoff;
                 let wait = self.rounds.next_wait(backoff).max(backoff.initial / 2);
+                let wait = self.urgent(wait);
                 tracing::warn!(?wait, "no relay could be reached: dialling again");
                 dial_after(&self.args, 0, wait)
             }
@@ -195,7 +199,13 @@ impl LinkState {
         }
         let next = if sent_away { at + 1 } else { 0 };
         let wait = self.short.next_wait(&vault.config.backoff);
+        let wait = self.urgent(wait);
         self.work = dial_after(&self.args, next % vault.config.relays.len().max(1), wait);
+    }
+
+    /// Streams that live wait for a session, and not for long.
+    fn urgent(&self, wait: Duration) -> Duration {
+        if *self.args.vault.watch_live().borrow() > 0 { wait.min(URGENT) } else { wait }
     }
 
     fn on_frame(&mut self, session: &Arc<Session>, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Over> {

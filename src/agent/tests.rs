@@ -6,4 +6,5 @@ mod harness;
 mod legacy;
 mod provider;
 mod resume;
+mod resume_ends;
 mod session;

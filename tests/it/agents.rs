@@ -197,13 +197,29 @@ async fn kills_of_relay_actors_in_mid_transfer_lose_not_a_byte() {
         reading.read_to_end(&mut all).await.unwrap();
         all
     });
-    let victims = ["registry", "policy", "audit", "connections", "ingress", "quic_listener", "admin", "http"];
+    let victims = [
+        "registry",
+        "splice",
+        "policy",
+        "audit",
+        "splices",
+        "connections",
+        "ingress",
+        "quic_listener",
+        "resume",
+        "admin",
+        "http",
+    ];
     let links = [agent(1), agent(2)].map(|agent| format!("connection:{agent}"));
-    let mut round = victims.iter().copied().chain(links.iter().map(String::as_str)).cycle();
+    let kills = victims.iter().copied().chain(links.iter().map(String::as_str)).map(|victim| (victim, Fault::Kill));
+    // Stopped in order, a connection is closed.
+    let stops = links.iter().map(|link| (link.as_str(), Fault::Stop));
+    let kills: Vec<_> = kills.collect();
+    let mut round = kills.clone().into_iter().chain(stops).chain(kills.into_iter().cycle());
     while !receive.is_finished() {
-        let victim = round.next().unwrap();
+        let (victim, fault) = round.next().unwrap();
         // Between two lives there is nothing to kill.
-        if relay.inject(victim, Fault::Kill).await.is_err() {
+        if relay.inject(victim, fault).await.is_err() {
             tokio::task::yield_now().await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
