@@ -422,10 +422,10 @@ impl Carried {
             return Chore::Resume { since };
         }
         // What may be said is not known before STREAM_READY.
-        if !inner.knowledge.awaits_ready {
-            if let Some(fields) = inner.endpoint.checkpoint(now) {
-                return Chore::Report(fields);
-            }
+        if !inner.knowledge.awaits_ready
+            && let Some(fields) = inner.endpoint.checkpoint(now)
+        {
+            return Chore::Report(fields);
         }
         // Should STREAM_READY never come, time goes on all the same.
         let until = if inner.knowledge.awaits_ready { Some(now + UNREADY) } else { inner.endpoint.wake_at() };
