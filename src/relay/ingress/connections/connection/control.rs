@@ -31,11 +31,12 @@ use crate::vault::Vault;
 use crate::vault::connections::AgentConnection;
 
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
-const SUPPORTED: [Capability; 7] = [
+const SUPPORTED: [Capability; 8] = [
     Capability::ResumeCode,
     Capability::FinState,
     Capability::ResumeCall,
     Capability::ResumeEcho,
+    Capability::ResumeTicket,
     Capability::RejectCtrl,
     Capability::PeerCaps,
     Capability::Deregister,
