@@ -37,6 +37,7 @@ use crate::vault::traffic::Traffic;
 pub mod admin;
 pub mod audit;
 pub mod credentials;
+pub mod decision;
 pub mod http;
 pub mod ingress;
 pub mod policy;

@@ -64,6 +64,8 @@ pub struct Directory {
     /// The rules file. None: closed world, every open is denied.
     #[serde(with = "or_empty")]
     pub rules: Option<PathBuf>,
+    /// Whether rules that change end the live streams that they do not allow any more.
+    pub continuous: bool,
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
@@ -75,7 +77,7 @@ pub struct Directory {
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { rules: None, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
+        Self { rules: None, continuous: true, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
     }
 }
 

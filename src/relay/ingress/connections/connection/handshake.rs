@@ -18,20 +18,20 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::{ConnectionArgs, Fresh};
-use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
-use crate::core::policy::{P2pMode, Query, Verdict};
+use crate::core::policy::{P2pMode, Verdict};
 use crate::core::reject::{Reject, RejectCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::Origin;
-use crate::directory::audit_log::record::{AuditEvent, Side};
-use crate::metrics::DecisionLabel;
+use crate::directory::audit_log::record::Side;
 use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
+use crate::relay::decision::Question;
 use crate::relay::provider::{self, ProviderAnswer};
 use crate::relay::refusal;
 use crate::relay::splices::splice::Pair;
@@ -271,8 +271,8 @@ impl HandshakeState {
         while let Some(action) = actions.pop_front() {
             let follow_up = match action {
                 Action::DecideCaller { target, method } => {
-                    let caller = self.from.connection.agent.as_str().to_owned();
-                    Some(Event::CallerDecided(self.decide(Side::Caller, &caller, target.as_str(), &method)))
+                    let caller = &self.from.connection.agent;
+                    Some(Event::CallerDecided(self.decide(Side::Caller, caller, target.as_str(), &method)))
                 }
                 Action::Resolve { target } => {
                     let tenant = self.from.connection.agent.tenant();
@@ -285,8 +285,8 @@ impl HandshakeState {
                     })
                 }
                 Action::DecideCallee { candidate, method } => {
-                    let target = self.from.connection.agent.as_str().to_owned();
-                    Some(Event::CalleeDecided(self.decide(Side::Callee, candidate.agent.as_str(), &target, &method)))
+                    let consumer = self.from.connection.agent.as_str();
+                    Some(Event::CalleeDecided(self.decide(Side::Callee, &candidate.agent, consumer, &method)))
                 }
                 Action::Reserve { stream_id, candidate } => Some(self.reserve(stream_id, &candidate)),
                 Action::Release => {
@@ -324,26 +324,9 @@ impl HandshakeState {
         progress
     }
 
-    fn decide(&self, side: Side, caller: &str, target: &str, method: &str) -> Verdict {
-        let tenant = self.from.connection.agent.tenant();
-        let now = now_unix_ms();
-        let published = self.from.vault.policy.current();
-        let verdict = published.snapshot.decide(&Query { tenant, caller, target, method }, now);
-        self.from.vault.audit.push(AuditEvent {
-            ts_unix_ms: now,
-            tenant: tenant.as_str().into(),
-            side,
-            caller: caller.into(),
-            target: target.into(),
-            method: method.into(),
-            decision: verdict.effect,
-            rule: verdict.rule.clone(),
-            reason: verdict.reason.as_ref().into(),
-            stream_id: StreamId(self.asked.stream_id),
-        });
-        let label = DecisionLabel { side: side.name(), decision: verdict.effect.name() };
-        self.from.vault.metrics.decisions.get_or_create(&label).inc();
-        verdict
+    fn decide(&self, side: Side, caller: &AgentUri, target: &str, method: &str) -> Verdict {
+        let stream_id = StreamId(self.asked.stream_id);
+        Question { side, caller, target, method, stream_id }.decide(&self.from.vault)
     }
 
     fn reserve(&mut self, stream_id: StreamId, candidate: &Candidate) -> Event {
