@@ -196,7 +196,8 @@ async fn without_a_path_the_application_is_read_until_the_ring_is_full_and_a_che
     stream.send.reset(RESUMABLE.into()).unwrap();
     let (mut half, _) = resume(&scene.peer).await;
     let (mut read, mut write) = local.into_split();
-    let sent = tokio::spawn(async move {
+    let mut sending = tokio::task::JoinSet::new();
+    sending.spawn(async move {
         write.write_all(&vec![b'x'; 8 << 20]).await.unwrap();
         write.shutdown().await.unwrap();
     });
@@ -206,14 +207,14 @@ async fn without_a_path_the_application_is_read_until_the_ring_is_full_and_a_che
     soon(half.recv.read_exact(&mut got)).await.unwrap();
     let more = tokio::time::timeout(Duration::from_millis(50), half.recv.read(&mut got)).await;
     assert!(more.is_err(), "{more:?}, but nothing was acknowledged");
-    assert!(!sent.is_finished());
+    assert!(sending.try_join_next().is_none());
     let mut total = RING as u64;
     while total < 8 << 20 {
         scene.peer.control.write(&checkpoint(id, 0, total, [false; 2])).await;
         total += soon(half.recv.read(&mut got)).await.unwrap().unwrap() as u64;
     }
     assert_eq!(soon(half.recv.read(&mut got)).await, Ok(None));
-    soon(sent).await.unwrap();
+    soon(sending.join_next()).await.unwrap().unwrap();
     half.send.finish().unwrap();
     let mut rest = Vec::new();
     soon(tokio::io::AsyncReadExt::read_to_end(&mut read, &mut rest)).await.unwrap();
@@ -335,9 +336,8 @@ async fn a_client_that_goes_while_there_is_no_path_takes_its_half_with_it() {
     until("the stream is gone", || count(&scene.agent, "stream") == 0).await;
     scene.peer.control.write(&Frame::ResumeWanted(orp::ResumeWanted { stream_id: id })).await;
     let gone = loop {
-        match scene.peer.control.frame().await {
-            Frame::StreamReject(reject) => break reject,
-            _ => {}
+        if let Frame::StreamReject(reject) = scene.peer.control.frame().await {
+            break reject;
         }
     };
     assert_eq!((gone.code, gone.stream_id), (410, id));
