@@ -33,7 +33,8 @@ pub struct OutcomeLabel {
 /// How an open ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OpenLabel {
-    /// `spliced`, `rejected`, `abandoned` (the consumer went away), `aborted` (reset for another try).
+    /// `spliced`, `rejected`, `abandoned` (the consumer went away), `aborted` (reset for another try), `limited` (reset unread,
+    /// since its agent has as many streams as it may).
     pub outcome: &'static str,
     /// The reject code; 0 for anything but `rejected`.
     pub code: u32,
@@ -105,6 +106,10 @@ metrics! {
     handshakes: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// TLS handshakes in progress.
     handshakes_in_progress: Gauge = Gauge::default(), None;
+    /// Connections that were closed because the agent broke the protocol.
+    protocol_violations: Counter = Counter::default(), None;
+    /// REGISTER by outcome: registered, refused.
+    registrations: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// Opens by outcome and reject code.
     opens: Family<OpenLabel, Counter> = Family::default(), None;
     /// From the arrival of a stream to its splice or its refusal.

@@ -40,6 +40,8 @@ pub mod credentials;
 pub mod http;
 pub mod ingress;
 pub mod policy;
+pub mod provider;
+pub mod refusal;
 pub mod registry;
 pub mod resume;
 pub mod splices;
@@ -206,6 +208,13 @@ impl Relay {
     /// still run are reset.
     pub async fn shutdown(mut self) {
         self.tree.stop().await;
+        self.farewell().await;
+    }
+
+    /// Ends it at once: no actor is stopped in order, no stream is ended. Its address is free a moment later.
+    pub async fn kill(mut self) {
+        self.tree.kill();
+        self.tree.ended().await;
         self.farewell().await;
     }
 

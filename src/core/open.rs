@@ -268,6 +268,11 @@ impl Open {
             let reason = format!("denied: {}", verdict.cause());
             return vec![reject(RejectCode::Denied, reason)];
         }
+        // A rule that asks for what this relay does not do must not be served by something weaker.
+        if verdict.relay_mode == RelayMode::Forward {
+            let why = "the rule asks for the forward plane, which this relay does not run";
+            return vec![reject(RejectCode::BadGateway, why)];
+        }
         request.p2p_mode = verdict.p2p_mode;
         request.relay_mode = verdict.relay_mode;
         let target = request.target.clone();
@@ -292,8 +297,12 @@ impl Open {
             self.denied.get_or_insert_with(|| format!("denied (callee): {}", verdict.cause()));
             return vec![self.try_next(request)];
         }
-        let reserve = Action::Reserve { stream_id: request.stream_id, candidate: candidate.clone() };
         let p2p_mode = request.p2p_mode.combine(verdict.p2p_mode);
+        if p2p_mode == P2pMode::Required {
+            let why = "the rule requires a direct path, to which this relay does not promote";
+            return vec![reject(RejectCode::BadGateway, why)];
+        }
+        let reserve = Action::Reserve { stream_id: request.stream_id, candidate: candidate.clone() };
         let attempt = Attempt { candidate, p2p_mode };
         self.step = Step::Reservation(request, attempt);
         vec![reserve]

@@ -4,6 +4,9 @@
 //! streams would hold the whole connection window, and every other stream of the connection, its control stream included,
 //! would stand still. So the window grows by one stream's window for each stream that is stalled, up to a maximum. Beyond
 //! that the stream that has been stalled for longest is cut, once that is long enough to be no mere backpressure.
+//!
+//! What is left for streams that flow must not become small beside the whole: quinn tells the peer of credit only once it is
+//! an eighth of the window, so with less than that left, nothing would ever be told, and they would stand still.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,7 +75,9 @@ impl ReceiveWindow {
 impl Inner {
     /// What all need together: more than the maximum when there are too many.
     fn wanted(&self, stalled: &Stalled) -> u64 {
-        self.base.saturating_add(self.per_stream.saturating_mul(stalled.streams.len() as u64))
+        let held = self.per_stream.saturating_mul(stalled.streams.len() as u64);
+        // A third of it beside it is a quarter of the whole.
+        held.saturating_add(self.base.max(held / 3))
     }
 
     fn adjust(&self, stalled: &Stalled) {

@@ -51,10 +51,15 @@ async fn a_relay_whose_audit_cannot_be_rotated_goes_on_and_then_writes_every_dec
     let lines = query(&file, &["--caller", "outrelay://acme/*", "--decision", "allow"]);
     // A batch that broke off half-way is written again: some may be there twice, with the same number.
     let numbers: std::collections::BTreeSet<_> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (1..=21).collect());
+    // Each open is a decision, and the refusal of a service that nobody provides.
+    assert_eq!(numbers, (0..21).map(|n| 2 * n + 1).collect());
+    let refused = query(&file, &["--decision", "deny"]);
+    let numbers: std::collections::BTreeSet<_> = refused.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=21).map(|n| 2 * n).collect());
+    assert!(refused.iter().all(|line| line["side"] == "relay" && line["reason"].as_str().unwrap().starts_with("404")));
     assert!(lines.iter().all(|line| line["run"] == lines[0]["run"] && line["run"].as_i64() > Some(0)));
     assert!(std::fs::metadata(rotated(1)).unwrap().len() > 0, "it was rotated");
-    assert_eq!(query(&file, &["--stream", "21"]).len(), 1);
+    assert_eq!(query(&file, &["--stream", "21"]).len(), 2);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::matrix::percentile;
 
 mod kinds;
 mod neighbour;
-mod site;
+pub mod site;
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ async fn suffer(flood: Flood, scale: Scale) -> Seen {
     let opens = neighbour.stop();
     assert_eq!(opens.failures, Vec::<String>::new(), "{flood:?}: every open of the neighbour succeeds");
     let peak = site.peak_rss_mib();
-    let bound = flood.bound_mib(scale);
+    let bound = flood.bound_mib();
     assert!(peak <= bound, "{flood:?}: {peak} MiB at the peak, of {bound}");
     site.is_back_at(before).await;
 

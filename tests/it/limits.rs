@@ -140,3 +140,35 @@ async fn streams_that_nobody_reads_do_not_starve_their_neighbours_and_the_longes
     provider.say(&outrelay::core::frame::Frame::Ping).await;
     while provider.hear().await != outrelay::core::frame::Frame::Pong {}
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_flows_on_beside_many_that_nobody_reads_on_the_same_connection() {
+    const STALLED: u64 = 40;
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.quic.stream_window = 64 << 10;
+    config.quic.connection_window = 256 << 10;
+    let relay = Relay::start(config).await.unwrap();
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let neighbour = deployment.peer(&relay, 3, &[]).await;
+    let (mut live, live_end) = pair(&neighbour, &provider, 1_000).await;
+    let mut unread = Vec::new();
+    for id in 1..=STALLED {
+        let (up, mut down) = pair(&consumer, &provider, id).await;
+        unread.push(up);
+        tokio::spawn(async move { while down.send.write_all(&[0; 64 << 10]).await.is_ok() {} });
+    }
+    let all = relay.vault().connections.all();
+    let from = all.iter().find(|connection| connection.agent == crate::harness::agent(1)).unwrap();
+    // What the consumer's own window takes is not stalled.
+    eventually("they stall", || (from.window.stalled() >= 32).then_some(())).await;
+    // Many times what is left for it: credit that is given back must be told to the provider.
+    let bytes = std::sync::Arc::new(crate::harness::noise(5, 4 << 20));
+    let sent = tokio::spawn(crate::harness::send_all(live_end.send, std::sync::Arc::clone(&bytes)));
+    let (got, end) = drain(&mut live.recv).await;
+    assert_eq!((got.len(), end), (bytes.len(), End::Fin));
+    assert!(got == *bytes);
+    sent.await.unwrap();
+}

@@ -26,3 +26,4 @@ mod reconnect;
 mod refusals;
 mod reload;
 mod resume;
+mod singletons;

@@ -17,7 +17,7 @@ pub use self::table::percentile;
 use self::table::{Cell, Table};
 use self::world::World;
 
-mod flow;
+pub mod flow;
 mod handshakes;
 mod services;
 mod table;
@@ -30,22 +30,17 @@ const HANG_DEADLINE: Duration = Duration::from_millis(300);
 /// Repeats of each cell in the whole run, unless `MATRIX_N` says otherwise.
 const REPEATS: usize = 5;
 
-/// What this relay does not promise: streams that live may be reset by this fault (never cut short in silence).
-/// Everything else must lose nothing.
-fn may_fail(kind: &str, fault: Fault) -> bool {
+/// Whether an open made *while* the fault lasts may be refused; one made after it never is.
+pub fn may_refuse(kind: &str, fault: Fault) -> bool {
     match kind {
-        // Nobody can continue a stream yet whose splice is gone.
-        "splice" | "splices" => true,
-        // To stop a connection in order is to close it, and the streams on it with it.
+        // Calls to a registry that hangs give up before the sweeper does (`limits.registry_call` < `limits.handler`).
+        "registry" => fault == Fault::Hang,
+        // To stop a connection in order is to close it: until its agent is back, nobody serves what it serves.
         "ingress" | "connections" | "connection" | "control" => fault == Fault::Stop,
+        // Nobody takes a pair that is just then ready.
+        "splices" => true,
         _ => false,
     }
-}
-
-/// Whether an open made *while* the fault lasts may be refused; one made after it never is.
-fn may_refuse(kind: &str, fault: Fault) -> bool {
-    // Calls to a registry that hangs give up before the sweeper does (`limits.registry_call` < `limits.handler`).
-    may_fail(kind, fault) || (kind, fault) == ("registry", Fault::Hang)
 }
 
 /// Kinds whose actor does not come back: the next one is another actor.
@@ -57,9 +52,10 @@ fn ends_for_good(kind: &str, fault: Fault) -> bool {
     }
 }
 
-/// Every kind but the root, whose end is the process's: see `fault.rs` and `singletons.rs`.
+/// Every kind but the root, whose end is the process's (see `fault.rs` and `singletons.rs`), and an entry, which lives only
+/// while a half of a stream waits for the other (see `resume.rs`).
 fn victims() -> impl Iterator<Item = &'static str> {
-    KINDS.into_iter().filter(|(_, supervisor)| !supervisor.is_empty()).map(|(kind, _)| kind)
+    KINDS.into_iter().map(|(kind, _)| kind).filter(|kind| !["relay", "entry"].contains(kind))
 }
 
 /// One cell: `repeats` strikes, one after the other, then every stream is ended and counted.

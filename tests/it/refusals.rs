@@ -190,8 +190,11 @@ async fn a_rule_that_asks_for_what_this_relay_does_not_do_refuses_the_stream() {
         provider.register("svc").await;
         let consumer = deployment.peer(&relay, 2, &[]).await;
         let mut stream = consumer.open("svc", 1).await;
-        let _asked = provider.accept().await;
         let (code, reason) = rejection(&mut stream).await;
         assert_eq!(code, 502, "{mode}: {reason}");
+        assert!(tokio::time::timeout(UNASKED, provider.quic.accept_bi()).await.is_err(), "{mode}: nobody is asked");
     }
 }
+
+/// A provider that was not asked within this is not asked.
+const UNASKED: std::time::Duration = std::time::Duration::from_millis(100);

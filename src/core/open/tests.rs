@@ -103,7 +103,7 @@ fn a_stream_that_everyone_agrees_to_is_spliced_with_both_sides_modes() {
     let method = "GET".to_owned();
     let ask = Action::DecideCaller { target: target.clone(), method };
     assert_eq!(open.on(frame()), [ask]);
-    let caller = allowed(P2pMode::Required, RelayMode::Forward);
+    let caller = allowed(P2pMode::Required, RelayMode::Splice);
     let resolve = Action::Resolve { target };
     assert_eq!(open.on(Event::CallerDecided(caller)), [resolve]);
     let providers = vec![candidate(1), candidate(2)];
@@ -116,10 +116,24 @@ fn a_stream_that_everyone_agrees_to_is_spliced_with_both_sides_modes() {
         stream_id: StreamId(7),
         candidate: candidate(1),
         p2p_mode: P2pMode::Forbidden,
-        relay_mode: RelayMode::Forward,
+        relay_mode: RelayMode::Splice,
     };
     assert_eq!(open.on(Event::ProviderAccepted), [splice]);
     assert!(open.is_ended());
+}
+
+#[test]
+fn what_this_relay_does_not_do_is_refused_before_a_provider_is_asked() {
+    let forward = Event::CallerDecided(allowed(P2pMode::Allowed, RelayMode::Forward));
+    let required = Event::CalleeDecided(allowed(P2pMode::Required, RelayMode::Splice));
+    let mut callee = until_resolved(&[1, 2]);
+    callee.push(required);
+    for events in [vec![frame(), forward], callee] {
+        let (open, last) = after(events);
+        assert!(open.is_ended());
+        let [Action::Reject(reject)] = &last[..] else { panic!("{last:?}") };
+        assert_eq!(reject.code, RejectCode::BadGateway);
+    }
 }
 
 #[test]

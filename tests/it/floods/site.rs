@@ -23,8 +23,8 @@ pub struct Site {
     pub deployment: Deployment,
     pub addr: SocketAddr,
     pub process: Process,
-    admin: PathBuf,
-    child: Child,
+    pub admin: PathBuf,
+    pub child: Child,
 }
 
 /// What must come back to what it was.
@@ -106,6 +106,11 @@ impl Site {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap().count()
     }
 
+    /// What it has said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.deployment.dir.path().join("relay.log")).unwrap_or_default()
+    }
+
     pub async fn counts(&self) -> Counts {
         let actors = self.tree().await.walk().count();
         // The admin client's own is gone a moment after it.
@@ -132,11 +137,12 @@ impl Site {
 }
 
 impl Drop for Site {
+    #[allow(clippy::print_stderr, reason = "why a test fails stands there")]
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.deployment.dir.path().join("relay.log")).unwrap_or_default();
+            let log = self.log();
             let end: Vec<_> = log.lines().rev().take(6).collect();
             eprintln!("the relay's last words:\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }

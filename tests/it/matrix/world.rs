@@ -47,6 +47,8 @@ pub struct Ended {
 
 impl World {
     pub async fn start() -> Self {
+        // Where backtraces are on, the first panic loads the symbols, for longer than a registry call may take here.
+        assert!(!std::backtrace::Backtrace::force_capture().to_string().is_empty());
         let deployment = Deployment::new();
         let mut config = deployment.relay_config("r1", OPEN_WORLD);
         config.limits.handler = HANG_DEADLINE;
@@ -72,7 +74,7 @@ impl World {
     }
 
     /// Opens a stream, and has it carry a question and its answer.
-    async fn probe(&self) -> Ended {
+    pub async fn probe(&self) -> Ended {
         let probe = self.stream(Load::Probe);
         probe.flow.end();
         over(probe, &self.echo).await
@@ -207,6 +209,18 @@ impl Streams {
             ends.push(over(stream, &self.echo).await);
         }
         self.fill(world).await;
+        ends
+    }
+
+    /// As [`Self::replace_ended`], beside other streams.
+    pub async fn refill(&mut self, world: &World) -> Vec<Ended> {
+        let mut ends = Vec::new();
+        for stream in Vec::from_iter(self.running.extract_if(.., |stream| stream.client.is_finished())) {
+            ends.push(over(stream, &self.echo).await);
+        }
+        while self.running.len() < self.load.streams() {
+            self.running.push(world.stream(self.load));
+        }
         ends
     }
 

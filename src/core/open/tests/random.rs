@@ -168,7 +168,7 @@ fn the_random_events_reach_every_kind_of_end() {
     let strategy = vec(any_event(), 50);
     let (mut spliced, mut abandoned) = (0, 0);
     let mut codes = std::collections::BTreeSet::new();
-    for _ in 0..500 {
+    for _ in 0..2_000 {
         let events = strategy.new_tree(&mut runner).unwrap().current();
         match run(events) {
             Some(Action::Splice { .. }) => spliced += 1,

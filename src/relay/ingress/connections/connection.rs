@@ -266,6 +266,7 @@ async fn accept(
             Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
             None => {
                 vault.metrics.limit_hit("streams_per_agent");
+                vault.metrics.open("limited", 0);
                 stream.set_drop_code(ResetCode::LIMIT.for_peer(codes));
             }
         }

@@ -20,6 +20,7 @@ use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, ServiceName, StreamId};
 use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::metrics::OutcomeLabel;
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
 use crate::relay::registry::RegistryHandle;
@@ -115,6 +116,7 @@ impl Actor for ControlActor {
         };
         // A connection that is closed already ends its control stream with it: nothing to say.
         if state.args.connection.quic.close_reason().is_none() {
+            state.args.vault.metrics.protocol_violations.inc();
             tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
             state.args.connection.close(ResetCode::PROTOCOL, &why);
         }
@@ -237,10 +239,12 @@ impl ControlState {
         };
         match outcome {
             Ok(service_id) => {
+                self.count_registration("registered");
                 tracing::debug!(%agent, %service_id, "registered");
                 Frame::RegisterAck(orp::RegisterAck { service_id })
             }
             Err(reject) => {
+                self.count_registration("refused");
                 tracing::warn!(%agent, service = register.service_name, %reject, "REGISTER refused");
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
@@ -259,6 +263,10 @@ impl ControlState {
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
         }
+    }
+
+    fn count_registration(&self, outcome: &'static str) {
+        self.args.vault.metrics.registrations.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     fn accepts(&self, capability: Capability) -> bool {

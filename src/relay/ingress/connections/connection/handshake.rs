@@ -22,16 +22,18 @@ use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
-use crate::core::policy::{P2pMode, Query, RelayMode, Verdict};
-use crate::core::reject::{CodeAgreement, Reject, RejectCode, ResetCode};
+use crate::core::policy::{P2pMode, Query, Verdict};
+use crate::core::reject::{Reject, RejectCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::Origin;
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
-use crate::net::framed::{read_frame, write_frame};
+use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
+use crate::relay::provider::{self, ProviderAnswer};
+use crate::relay::refusal;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -39,17 +41,6 @@ use crate::vault::connections::{AgentConnection, agreement};
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Parties, Reservation, StreamFacts};
 use crate::vault::traffic::Admitted;
-
-/// What the provider said to an INCOMING_STREAM.
-#[derive(Debug)]
-pub enum ProviderAnswer {
-    /// STREAM_ACCEPT; the stream carries application bytes from here on.
-    Accepted(BiStream, StreamUse),
-    /// STREAM_REJECT.
-    Rejected(orp::StreamReject),
-    /// No stream, no answer, or no sense in it.
-    Unavailable(String),
-}
 
 /// Messages of a handshake.
 #[derive(Debug)]
@@ -315,18 +306,9 @@ impl HandshakeState {
                     self.reject(reject);
                     None
                 }
-                Action::Splice { stream_id, candidate, p2p_mode, relay_mode } => {
-                    match not_served(p2p_mode, relay_mode) {
-                        Some(refusal) => {
-                            self.provider = None;
-                            self.reservation = None;
-                            self.reject(refusal);
-                        }
-                        None => {
-                            self.splice(stream_id, &candidate, p2p_mode);
-                            progress = Progress::Done;
-                        }
-                    }
+                Action::Splice { stream_id, candidate, p2p_mode, relay_mode: _splice } => {
+                    self.splice(stream_id, &candidate, p2p_mode);
+                    progress = Progress::Done;
                     None
                 }
                 Action::Abandon => {
@@ -382,11 +364,11 @@ impl HandshakeState {
         let by = self.deadline.min(Instant::now() + limits.provider_answer);
         let provider = self.provider_connection(candidate);
         let frame_max = limits.frame_max_bytes;
-        let consumer = Arc::clone(&self.from.connection);
+        let (vault, consumer) = (Arc::clone(&self.from.vault), Arc::clone(&self.from.connection));
         let ask = async move {
             let Some(provider) = provider else { return ProviderAnswer::Unavailable("it is gone".to_owned()) };
             let codes = agreement(&consumer, &provider);
-            match tokio::time::timeout_at(by, ask_provider(&provider, codes, incoming, frame_max)).await {
+            match tokio::time::timeout_at(by, provider::ask(&vault, &provider, codes, incoming, frame_max)).await {
                 Ok(answer) => answer,
                 Err(_elapsed) => ProviderAnswer::Unavailable("no answer in time".to_owned()),
             }
@@ -394,32 +376,12 @@ impl HandshakeState {
         self.work = task::owned(&self.slot, ask, HandshakeMsg::ProviderAnswered);
     }
 
-    /// Writes the refusal, in band and, for an agent that named `reject-ctrl`, on its control stream too.
     fn reject(&mut self, reject: Reject) {
         self.count("rejected", reject.code.code());
         self.note(format!("refused: {reject}"));
-        let connection = &self.from.connection;
-        tracing::info!(
-            consumer = %connection.agent,
-            target = self.asked.target_service,
-            stream = self.asked.stream_id,
-            %reject,
-            "stream refused"
-        );
-        if connection.names(Capability::RejectCtrl) && self.asked.stream_id != 0 {
-            let mirrored = reject.to_message(StreamId(self.asked.stream_id));
-            connection.send_control(&Frame::StreamReject(mirrored));
-        }
-        let consumer = self.consumer.take();
-        let in_band = Frame::StreamReject(reject.to_message(StreamId(0)));
+        refusal::told(&self.from.vault, &self.from.connection, &self.asked, &reject);
         let within = self.from.vault.config.now().limits.first_frame;
-        let write = async move {
-            // Dropped when the peer takes nothing for that long: a reset.
-            let written = tokio::time::timeout(within, write_reject(consumer, in_band)).await;
-            if !matches!(written, Ok(Ok(()))) {
-                tracing::debug!(?written, "refusal was not taken");
-            }
-        };
+        let write = refusal::write(self.consumer.take(), reject, within);
         self.work = task::owned(&self.slot, write, HandshakeMsg::RejectWritten);
     }
 
@@ -490,16 +452,6 @@ impl Drop for HandshakeState {
     }
 }
 
-/// A rule that asks for what this relay does not do must not be served by something weaker.
-fn not_served(p2p_mode: P2pMode, relay_mode: RelayMode) -> Option<Reject> {
-    let why = match (p2p_mode, relay_mode) {
-        (_, RelayMode::Forward) => "the rule asks for the forward plane, which this relay does not run",
-        (P2pMode::Required, _) => "the rule requires a direct path, to which this relay does not promote",
-        (P2pMode::Allowed | P2pMode::Forbidden, RelayMode::Splice) => return None,
-    };
-    Some(Reject::new(RejectCode::BadGateway, why))
-}
-
 fn candidate(provider: &AgentConnection) -> Candidate {
     Candidate { agent: provider.agent.clone(), generation: provider.generation }
 }
@@ -519,39 +471,4 @@ async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, 
         Err(_elapsed) => Err(format!("no frame within {within:?}")),
     };
     (fresh, frame)
-}
-
-async fn ask_provider(
-    provider: &AgentConnection,
-    codes: CodeAgreement,
-    incoming: orp::IncomingStream,
-    frame_max: u32,
-) -> ProviderAnswer {
-    let unavailable = |why: String| ProviderAnswer::Unavailable(why);
-    let Some(stream_use) = provider.streams.take() else {
-        return unavailable("it has as many streams as it may".to_owned());
-    };
-    let (send, recv) = match provider.quic.open_bi().await {
-        Ok(stream) => stream,
-        Err(error) => return unavailable(format!("no stream: {error}")),
-    };
-    let code = ResetCode::RETRY.for_peer(codes);
-    let mut stream = BiStream::from_quic(&provider.quic, send, recv, code).within(&provider.window);
-    if let Err(end) = write_frame(&mut stream.send, &Frame::IncomingStream(incoming)).await {
-        return unavailable(format!("it did not take INCOMING_STREAM: {end}"));
-    }
-    match read_frame(&mut stream.recv, frame_max).await {
-        Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream, stream_use),
-        Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
-        Ok(other) => unavailable(format!("it answered {}", other.name())),
-        Err(error) => unavailable(format!("it gave no answer: {error}")),
-    }
-}
-
-async fn write_reject(consumer: Option<Fresh>, frame: Frame) -> Result<(), WriteEnd> {
-    let Some(mut fresh) = consumer else { return Ok(()) };
-    write_frame(&mut fresh.stream.send, &frame).await?;
-    fresh.stream.send.finish();
-    fresh.stream.recv.stop(ResetCode::UNSPECIFIED);
-    Ok(())
 }

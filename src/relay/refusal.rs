@@ -1,0 +1,63 @@
+//! Refusing an open: on the stream, on the control stream, in the log, in the metrics and in the audit, in one place
+//! (architecture §5, invariant 9).
+
+use std::time::Duration;
+
+use crate::clock::now_unix_ms;
+use crate::core::frame::Frame;
+use crate::core::ids::{Capability, StreamId};
+use crate::core::policy::Effect;
+use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::directory::audit_log::record::{AuditEvent, Side};
+use crate::net::framed::write_frame;
+use crate::net::stream::WriteEnd;
+use crate::proto::orp;
+use crate::relay::ingress::connections::connection::Fresh;
+use crate::vault::Vault;
+use crate::vault::connections::AgentConnection;
+
+/// Says that what `asked` for is refused: to the log, to the audit, and to an agent that named `reject-ctrl` on its control
+/// stream. What a rule denied stands in the audit already, as the decision that it was.
+pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream, reject: &Reject) {
+    tracing::info!(
+        consumer = %connection.agent,
+        target = asked.target_service,
+        stream = asked.stream_id,
+        %reject,
+        "stream refused"
+    );
+    if reject.code != RejectCode::Denied {
+        vault.audit.push(AuditEvent {
+            ts_unix_ms: now_unix_ms(),
+            tenant: connection.agent.tenant().as_str().into(),
+            side: Side::Relay,
+            caller: connection.agent.as_str().into(),
+            target: asked.target_service.as_str().into(),
+            method: asked.method.as_str().into(),
+            decision: Effect::Deny,
+            rule: None,
+            reason: reject.to_string().into(),
+            stream_id: StreamId(asked.stream_id),
+        });
+    }
+    if connection.names(Capability::RejectCtrl) && asked.stream_id != 0 {
+        connection.send_control(&Frame::StreamReject(reject.to_message(StreamId(asked.stream_id))));
+    }
+}
+
+/// Writes the refusal in band and ends the stream. A peer that takes nothing for `within` gets a reset.
+pub async fn write(consumer: Option<Fresh>, reject: Reject, within: Duration) {
+    let written = tokio::time::timeout(within, write_in_band(consumer, &reject)).await;
+    if !matches!(written, Ok(Ok(()))) {
+        tracing::debug!(?written, "refusal was not taken");
+    }
+}
+
+async fn write_in_band(consumer: Option<Fresh>, reject: &Reject) -> Result<(), WriteEnd> {
+    let Some(mut fresh) = consumer else { return Ok(()) };
+    // In band it names no stream: it stands on it.
+    write_frame(&mut fresh.stream.send, &Frame::StreamReject(reject.to_message(StreamId(0)))).await?;
+    fresh.stream.send.finish();
+    fresh.stream.recv.stop(ResetCode::UNSPECIFIED);
+    Ok(())
+}
