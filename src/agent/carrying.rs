@@ -99,7 +99,7 @@ impl Carried {
     ) -> Arc<Self> {
         let knowledge = Knowledge::new(session.features, peer);
         let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
-        let inner = Mutex::new(Inner::new(endpoint, knowledge, session.features));
+        let inner = Mutex::new(Inner::new(endpoint, knowledge, session));
         let (sender, receiver, keeper) = (Notify::new(), Notify::new(), Notify::new());
         Arc::new(Self { role, clock, inner, sender, receiver, keeper })
     }

@@ -104,8 +104,13 @@ async fn a_lost_connection_is_followed_by_a_resume_that_resends_exactly_what_is_
     stream.send.finish().unwrap();
     assert_eq!(soon(stream.recv.read_to_end(100)).await.unwrap(), b"456789");
     assert_eq!(expect_fin(&mut local).await, b"fg");
-    assert_eq!(scene.stream()["carried"]["resumed"], 1);
-    assert_eq!(scene.stream()["carried"]["phase"], "closing");
+    let shown = scene.stream();
+    assert_eq!((&shown["role"], &shown["stream"]["id"]), (&"consumer".into(), &id.into()));
+    let carried = &shown["carried"];
+    assert_eq!((&carried["phase"], &carried["peer"]), (&"closing".into(), &"fin-state".into()));
+    assert_eq!(carried["relay"], "outrelay://test/relay/r1");
+    let numbers = ["resumed", "written", "acknowledged", "consumed", "ring_bytes", "ring_capacity_bytes"];
+    assert_eq!(numbers.map(|name| carried[name].as_u64().unwrap()), [1, 10, 4, 7, 6, 256 << 10]);
     scene.agent.shutdown().await;
 }
 
