@@ -231,6 +231,35 @@ async fn kills_of_relay_actors_in_mid_transfer_lose_not_a_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_reaches_its_own_service_and_such_a_stream_is_not_resumed() {
+    const BYTES: usize = 4 << 20;
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let service = Service::new().await;
+    let mut config = config(&deployment, 1, &[&relay]);
+    config.expose = vec![format!("svc={}", service.addr).parse().unwrap()];
+    config.consume = vec!["svc=127.0.0.1:0".parse().unwrap()];
+    let agent = Agent::start(config).await.unwrap();
+    soon("registered", agent.wait_registered()).await;
+    let client = connect(&agent, "svc").await;
+    let served = service.accept().await;
+    let bytes = noise(5, BYTES);
+    let (mut reading, mut writing) = client.into_split();
+    let (mut asked, mut answer) = served.into_split();
+    // More than any ring holds: nobody waits for a checkpoint.
+    let send = async { writing.write_all(&bytes).await.unwrap() };
+    let echo = async { tokio::io::copy(&mut (&mut asked).take(BYTES as u64), &mut answer).await.unwrap() };
+    let mut got = vec![0; BYTES];
+    let receive = async { reading.read_exact(&mut got).await.unwrap() };
+    soon("the echo", async { tokio::join!(send, echo, receive) }).await;
+    assert_eq!(sha256(&got), sha256(&bytes));
+    relay.inject("splice", Fault::Kill).await.unwrap();
+    let end = soon("the client's end", reading.read(&mut [0])).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_that_is_told_to_retry_is_opened_again_and_the_client_does_not_notice() {
     let deployment = Deployment::new();
     let relay = deployment.relay().await;

@@ -147,6 +147,7 @@ impl Carried {
         inner.recv = Some(PathHalf { epoch: plan.epoch, half: stream.recv, codes, fin });
         inner.knowledge.has_flowed = true;
         inner.resumed += 1;
+        inner.relay = session.relay.clone();
         drop(inner);
         self.wake_all();
         Ok(())
