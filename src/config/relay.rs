@@ -131,11 +131,13 @@ pub struct Drain {
     /// How long live streams get to end by themselves; then they are reset.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
+    /// Where agents are told to go, in order of preference.
+    pub successors: Vec<HostPort>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30) }
+        Self { deadline: Duration::from_secs(30), successors: Vec::new() }
     }
 }
 

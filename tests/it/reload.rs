@@ -76,8 +76,7 @@ async fn new_rules_end_the_live_streams_that_they_deny_and_no_other() {
     eventually("both ends are in the audit", || (audited() == 2).then_some(())).await;
 
     // Nor does what is remembered of it let it go on.
-    let deny =
-        format!("[[rule]]\nid = \"no\"\ntenant = \"acme\"\ncaller = \"*\"\ntarget = \"*\"\ndecision = \"deny\"\n");
+    let deny = "[[rule]]\nid = \"no\"\ntenant = \"acme\"\ncaller = \"*\"\ntarget = \"*\"\ndecision = \"deny\"\n";
     std::fs::write(&rules, deny).unwrap();
     relay.reload();
     assert_eq!(drain(&mut up.recv).await.1, code);
