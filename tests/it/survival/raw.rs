@@ -122,6 +122,20 @@ impl Side {
             }
         }
     }
+
+    /// The socket is cut: one that has heard the other's end can tell by what it says.
+    pub async fn is_cut(&mut self) {
+        let cut = async {
+            loop {
+                if let Err(error) = self.mouth.write(&[0]).await {
+                    assert!(is_reset(&error), "{error}");
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a reset", cut).await;
+    }
 }
 
 async fn say(mouth: &mut OwnedWriteHalf, way: &Way, bytes: u64) {
@@ -133,6 +147,10 @@ async fn say(mouth: &mut OwnedWriteHalf, way: &Way, bytes: u64) {
         let wrote = mouth.write(expected(way.number, way.said(), len)).await.unwrap();
         way.said.fetch_add(wrote as u64, Ordering::SeqCst);
     }
+}
+
+fn may_move(way: &Way, total: u64, percent: u64) {
+    way.most.send_replace(if percent < 100 { total * percent / 100 } else { u64::MAX });
 }
 
 async fn hear_out(ear: &mut OwnedReadHalf, way: &Way) {
@@ -173,7 +191,15 @@ impl Raw {
 
     /// Both say so many bytes more and end, and hear the other out, all at once.
     pub fn transfer(self, up: u64, down: u64) -> Transfer {
+        self.transfer_of(up, down, 100)
+    }
+
+    /// As [`Self::transfer`]; only so much of it is said before [`Transfer::may_move`] is called.
+    pub fn transfer_of(self, up: u64, down: u64, percent: u64) -> Transfer {
         let Self { client, served, up: way_up, down: way_down } = self;
+        let totals = (way_up.said() + up, way_down.said() + down);
+        may_move(&way_up, totals.0, percent);
+        may_move(&way_down, totals.1, percent);
         let side = |side: Side, bytes: u64| {
             let Side { mut mouth, mut ear, out, into } = side;
             let says = tokio::spawn(async move {
@@ -187,7 +213,6 @@ impl Raw {
             });
             (says, hears)
         };
-        let totals = (way_up.said() + up, way_down.said() + down);
         Transfer { sides: [side(client, up), side(served, down)], up: way_up, down: way_down, totals }
     }
 
@@ -219,18 +244,12 @@ impl Transfer {
 
     /// Only so much of it is said until this is called again.
     pub fn may_move(&self, percent: u64) {
-        for (way, total) in [(&self.up, self.totals.0), (&self.down, self.totals.1)] {
-            way.most.send_replace(if percent < 100 { total * percent / 100 } else { u64::MAX });
-        }
+        may_move(&self.up, self.totals.0, percent);
+        may_move(&self.down, self.totals.1, percent);
     }
 
     pub fn is_over(&self) -> bool {
         self.sides.iter().all(|(says, hears)| says.is_finished() && hears.is_finished())
-    }
-
-    /// For how long nothing came out of either end, at the longest.
-    pub fn stood_still(&self) -> Duration {
-        self.up.stood_still().max(self.down.stood_still())
     }
 
     /// Every byte has come out at the other end, and then the end.
