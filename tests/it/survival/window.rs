@@ -10,7 +10,7 @@ use outrelay::proto::orp;
 
 use super::forwarder::Wire;
 use super::{BOTH, NO_REASON, Wired, is_at, session};
-use crate::harness::{Peer, agent_of, drain, eventually};
+use crate::harness::{Peer, agent_of, drain, eventually, soon};
 use crate::matrix::ends::{CONSUMER, PROVIDER};
 use crate::matrix::world::walk;
 
@@ -68,8 +68,9 @@ async fn past_the_window_both_local_sockets_are_reset_and_nothing_is_left() {
         let written = tokio::spawn(async move { raw.client.is_cut().await });
         written.await.unwrap();
         wired.wire(n).set(Wire::Passes);
-        eventually("both are back", || BOTH.iter().all(|n| session(wired.world.agent(*n)).is_some()).then_some(()))
-            .await;
+        for n in BOTH {
+            soon("both are back", wired.world.agent(n).wait_registered()).await;
+        }
         wired.world.nothing_is_left().await;
         // Until the connection that the relay could not close is gone for it, too.
         eventually("no more actors than before", || {
