@@ -84,6 +84,8 @@ pub struct Carried {
     sender: Notify,
     receiver: Notify,
     keeper: Notify,
+    /// The other agent's half waits: an attempt that pauses is made at once.
+    called: Notify,
 }
 
 impl Carried {
@@ -100,8 +102,8 @@ impl Carried {
         let knowledge = Knowledge::new(session.features, peer);
         let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
         let inner = Mutex::new(Inner::new(endpoint, knowledge, session));
-        let (sender, receiver, keeper) = (Notify::new(), Notify::new(), Notify::new());
-        Arc::new(Self { role, clock, inner, sender, receiver, keeper })
+        let (sender, receiver, keeper, called) = Default::default();
+        Arc::new(Self { role, clock, inner, sender, receiver, keeper, called })
     }
 
     /// What is shown of it.
@@ -160,7 +162,10 @@ impl Carried {
             return Called::Finished;
         }
         match inner.endpoint.on_wanted(now) {
-            Wanted::Ignore => Called::Coming,
+            Wanted::Ignore => {
+                self.called.notify_one();
+                Called::Coming
+            }
             Wanted::Gone => Called::Gone,
             Wanted::Resume => {
                 self.freeze_in(&mut inner, "the other agent asks for a new path");
