@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::clock::now_unix_ms;
 use crate::config::Problems;
@@ -205,9 +204,9 @@ impl Relay {
     }
 
     /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
-    /// [`Relay::shutdown`] is due. [`Drain::begin`] may have been called before, by an operator.
+    /// [`Relay::shutdown`] is due. [`Vault::begin_drain`] may have been called before, by an operator.
     pub async fn drain(&self) {
-        self.vault.drain.begin(Instant::now() + self.vault.config.now().drain.deadline);
+        self.vault.begin_drain(&self.vault.config.get().drain.successors);
         let deadline = self.vault.drain.begun().await;
         tracing::info!(streams = self.vault.traffic.streams(), "draining");
         if tokio::time::timeout_at(deadline, self.vault.traffic.wait_idle()).await.is_err() {

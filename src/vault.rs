@@ -15,7 +15,7 @@
 //! | [`routes`] | which connection holds the other end of a stream | splices |
 //! | [`flights`] | what happened to each stream, bounded | handshakes and splices |
 //! | [`tickets`] | the fleet's keys | the credentials actor |
-//! | [`traffic`] | bytes of live streams | splices register |
+//! | [`traffic`] | live streams and their bytes | splices register |
 //! | [`places`] | how many connections there are, and how many of them are half-open | arrivals take, connections hold |
 //! | [`drain`] | whether the relay takes nothing new | whoever asks it to stop |
 //! | [`control_writer`] | the queue and task that write one control stream, whole frames only | everyone sends |
@@ -64,7 +64,7 @@ pub struct Vault {
     pub parking: parking::Parking,
     /// What happened to each stream lately.
     pub flights: flights::Flights,
-    /// Bytes of live streams.
+    /// Live streams and their bytes.
     pub traffic: traffic::Traffic,
     /// Whether the relay takes nothing new.
     pub drain: drain::Drain,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
+use crate::config::types::HostPort;
 use crate::core::policy::{Effect, P2pMode, RelayMode, Rule};
 
 /// Where `outrelay admin` looks for a relay.
@@ -54,8 +55,12 @@ pub enum Request {
         /// Which.
         actor: String,
     },
-    /// Take nothing new, let live streams end, then stop; answered by [`Draining`].
-    Drain,
+    /// Take nothing new, let live streams end or go elsewhere, then stop; answered by [`Draining`].
+    Drain {
+        /// Where agents are to go, in order of preference; empty: where the configuration says.
+        #[serde(default)]
+        to: Vec<HostPort>,
+    },
 }
 
 impl Request {

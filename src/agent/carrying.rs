@@ -16,7 +16,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -25,11 +24,8 @@ use super::vault::session::Session;
 use crate::core::ids::{Capabilities, Capability, StreamId};
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
-use crate::core::resume::endpoint::{
-    Endpoint, Epoch, FinRead, FreezeError, Loss, PathError, PeerKind, Phase, Taken, Tick, ToWrite, Wanted,
-};
+use crate::core::resume::endpoint::{Endpoint, Epoch, FreezeError, Loss, PeerKind, Phase, Wanted};
 use crate::core::ring::Ring;
-use crate::net::stream::{RecvHalf, SendHalf};
 
 pub mod keeping;
 pub mod receiving;
@@ -41,8 +37,6 @@ pub mod verdict;
 use state::{Dead, Inner, Knowledge};
 pub use state::{LaneEnd, Shown};
 
-/// How often a stream without STREAM_READY looks at the time.
-const UNREADY: Duration = Duration::from_secs(1);
 /// How long a write may be blocked before the other side is watched: under load nearly every write blocks for a moment.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -79,40 +73,6 @@ pub enum Called {
     Gone,
 }
 
-/// What the local → path task does next.
-#[derive(Debug)]
-enum Outgoing {
-    /// Goes on with this path.
-    Path(PathHalf<SendHalf>),
-    /// Leaves its path.
-    Leave,
-    Write(Bytes),
-    Fin,
-    /// Reads so many bytes of the local side at most.
-    Read(usize),
-    Wait,
-    /// The stream is over.
-    Over,
-}
-
-/// What the path → local task does when it was woken.
-#[derive(Debug)]
-enum Incoming {
-    Path(PathHalf<RecvHalf>),
-    Leave,
-    Same,
-    Over,
-}
-
-/// What the keeper does next.
-#[derive(Debug)]
-enum Chore {
-    Report(Fields),
-    Resume { since: Duration },
-    Sleep { until: Option<Duration>, closing: bool },
-    Over,
-}
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Carried {
@@ -124,6 +84,8 @@ pub struct Carried {
     sender: Notify,
     receiver: Notify,
     keeper: Notify,
+    /// The other agent's half waits: an attempt that pauses is made at once.
+    called: Notify,
 }
 
 impl Carried {
@@ -139,9 +101,9 @@ impl Carried {
     ) -> Arc<Self> {
         let knowledge = Knowledge::new(session.features, peer);
         let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
-        let inner = Mutex::new(Inner::new(endpoint, knowledge, session.features));
-        let (sender, receiver, keeper) = (Notify::new(), Notify::new(), Notify::new());
-        Arc::new(Self { role, clock, inner, sender, receiver, keeper })
+        let inner = Mutex::new(Inner::new(endpoint, knowledge, session));
+        let (sender, receiver, keeper, called) = Default::default();
+        Arc::new(Self { role, clock, inner, sender, receiver, keeper, called })
     }
 
     /// What is shown of it.
@@ -200,7 +162,10 @@ impl Carried {
             return Called::Finished;
         }
         match inner.endpoint.on_wanted(now) {
-            Wanted::Ignore => Called::Coming,
+            Wanted::Ignore => {
+                self.called.notify_one();
+                Called::Coming
+            }
             Wanted::Gone => Called::Gone,
             Wanted::Resume => {
                 self.freeze_in(&mut inner, "the other agent asks for a new path");
@@ -228,8 +193,6 @@ impl Carried {
         self.receiver.notify_one();
         self.keeper.notify_one();
     }
-
-    // What the tasks say.
 
     /// The path of `epoch` is over. Said of one that is over already, it says nothing.
     fn path_over(&self, epoch: Epoch, why: &str) {
@@ -307,137 +270,9 @@ impl Carried {
         self.wake_all();
     }
 
-    // local → path
-
-    fn outgoing(&self, epoch: Epoch, path: Held, local: Held) -> Outgoing {
-        let now = self.now();
-        let mut inner = self.lock();
-        if inner.is_over() {
-            return Outgoing::Over;
-        }
-        if let Some(path) = inner.send.take() {
-            return Outgoing::Path(path);
-        }
-        if path == Held::Yes {
-            match inner.endpoint.next_write(epoch) {
-                Err(_) => return Outgoing::Leave,
-                Ok(ToWrite::Bytes(bytes)) => return Outgoing::Write(bytes),
-                Ok(ToWrite::Fin) => return Outgoing::Fin,
-                Ok(ToWrite::Nothing) => {}
-            }
-        }
-        let room = if local == Held::Yes { inner.endpoint.room(now) } else { 0 };
-        inner.poke(&self.keeper);
-        if room > 0 { Outgoing::Read(room) } else { Outgoing::Wait }
-    }
-
-    /// Takes what was read of the local side; with it, how much may be read next.
-    fn take(&self, epoch: Epoch, bytes: Bytes) -> (Taken, usize) {
-        let now = self.now();
-        let mut inner = self.lock();
-        let taken = inner.endpoint.take(epoch, bytes, now);
-        let room = inner.endpoint.room(now);
-        inner.poke(&self.keeper);
-        (taken, room)
-    }
-
-    fn take_fin(&self) {
-        self.lock().endpoint.take_fin();
-    }
-
-    fn fin_written(&self, epoch: Epoch) {
-        let mut inner = self.lock();
-        // On a path that is over it was not written as far as the stream is concerned: it is written again.
-        if inner.endpoint.fin_written(epoch, self.now()).is_ok() {
-            inner.to_path = Some(LaneEnd::Fin);
-        }
-        self.keeper.notify_one();
-    }
-
-    // path → local
-
-    fn incoming(&self, epoch: Epoch) -> Incoming {
-        let mut inner = self.lock();
-        if inner.is_over() {
-            return Incoming::Over;
-        }
-        match inner.recv.take() {
-            Some(path) => Incoming::Path(path),
-            None if inner.is_current(epoch) => Incoming::Same,
-            None => Incoming::Leave,
-        }
-    }
-
-    fn consumed(&self, epoch: Epoch, bytes: usize) -> Result<(), PathError> {
-        let now = self.now();
-        let mut inner = self.lock();
-        inner.knowledge.has_flowed = true;
-        inner.endpoint.consumed(epoch, bytes, now)?;
-        inner.poke(&self.keeper);
-        Ok(())
-    }
-
-    fn fin_read(&self, epoch: Epoch) -> Result<FinRead, PathError> {
-        let mut inner = self.lock();
-        inner.holds_fin = false;
-        let read = inner.endpoint.fin_read(epoch, self.now())?;
-        if read == FinRead::End {
-            inner.from_path = Some(LaneEnd::Fin);
-        }
-        self.keeper.notify_one();
-        Ok(read)
-    }
-
-    /// Whether it is settled what a FIN means that may be a cut: the partner's word is that all has come, or that it has not.
-    fn is_fin_settled(&self) -> bool {
-        let mut inner = self.lock();
-        let consumed = inner.endpoint.consumed_position();
-        let is_settled = inner.endpoint.partner_position().is_some_and(|position| position >= consumed);
-        inner.holds_fin = !is_settled;
-        is_settled
-    }
-
     fn is_retry_final(&self) -> bool {
         let inner = self.lock();
         self.role == Role::Provider && !inner.knowledge.is_ready()
-    }
-
-    // The keeper.
-
-    fn chore(&self) -> Chore {
-        let now = self.now();
-        let mut inner = self.lock();
-        if inner.is_over() || inner.endpoint.is_finished() {
-            return Chore::Over;
-        }
-        match inner.endpoint.tick(now) {
-            Some(Tick::RingGivenUp) => {
-                tracing::debug!(stream = %inner.endpoint.stream_id(), "no checkpoints come: not resumable any more");
-                self.sender.notify_one();
-            }
-            Some(Tick::AskForEnd) => self.freeze_in(&mut inner, "the end was not confirmed"),
-            None => {}
-        }
-        if let Phase::Frozen { since } = inner.endpoint.phase() {
-            return Chore::Resume { since };
-        }
-        // What may be said is not known before STREAM_READY.
-        if !inner.knowledge.awaits_ready
-            && let Some(fields) = inner.endpoint.checkpoint(now)
-        {
-            return Chore::Report(fields);
-        }
-        // Should STREAM_READY never come, time goes on all the same.
-        let until = if inner.knowledge.awaits_ready { Some(now + UNREADY) } else { inner.endpoint.wake_at() };
-        inner.keeper_wakes = until;
-        Chore::Sleep { until, closing: matches!(inner.endpoint.phase(), Phase::Closing(_)) }
-    }
-
-    fn current_epoch(&self) -> Option<Epoch> {
-        match self.lock().endpoint.phase() {
-            Phase::Live(epoch) | Phase::Closing(epoch) => Some(epoch),
-            _ => None,
-        }
     }
 }
 
@@ -446,19 +281,6 @@ impl Carried {
 enum Lane {
     ToPath,
     FromPath,
-}
-
-/// Whether a task has something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
-    Yes,
-    No,
-}
-
-impl<T> From<&Option<T>> for Held {
-    fn from(held: &Option<T>) -> Self {
-        if held.is_some() { Self::Yes } else { Self::No }
-    }
 }
 
 /// The code with which a path is left for another one.

@@ -1,24 +1,58 @@
 //! A stream that has finished here, but not for the other agent, which missed how: its half is answered from memory
 //! (wire.md §9, `fin-state`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::carrying::Called;
+use super::vault::AgentVault;
 use super::vault::session::{FRAME_MAX_BYTES, Session};
 use crate::core::frame::Frame;
-use crate::core::ids::Capability;
-use crate::core::reject::ResetCode;
+use crate::core::ids::{Capability, StreamId};
+use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::core::resume::Fields;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, Read};
+use crate::supervise::task::{self, Owned};
 
 /// The other agent's half is parked already, and what it has to say is short.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// How many finished streams are answered for at once; the others are asked for again.
+const AT_ONCE: usize = 64;
+
+/// The finished streams that a session's relay is told of.
+#[derive(Debug, Default)]
+pub struct Epilogues(HashMap<StreamId, Owned>);
+
+impl Epilogues {
+    /// RESUME_WANTED: the other agent's half is parked. It comes again while the half waits, so what cannot be answered now may
+    /// be left.
+    pub fn on_wanted(&mut self, vault: &AgentVault, session: &Arc<Session>, id: StreamId) {
+        let called = vault.routes.called(id);
+        let remembered = match called {
+            Some(Called::Coming) => return,
+            Some(Called::Gone) => None,
+            Some(Called::Finished) | None => vault.recall(id),
+        };
+        if let Some(fields) = remembered {
+            self.0.retain(|_, task| !task.is_finished());
+            if !self.0.contains_key(&id) && self.0.len() < AT_ONCE {
+                self.0.insert(id, task::run(tell(Arc::clone(session), fields)));
+            }
+        } else if called != Some(Called::Finished) {
+            // A stream that has just finished is about to be remembered; any other is lost, or was never here.
+            let gone = Reject::new(RejectCode::Gone, "the stream does not live here any more");
+            session.send_control(&Frame::StreamReject(gone.to_message(id)));
+        }
+    }
+}
+
 /// Attaches a half with the numbers of a finished stream, writes the FIN again and reads the other agent's.
-pub async fn tell(session: Arc<Session>, fields: Fields) {
+async fn tell(session: Arc<Session>, fields: Fields) {
     let id = fields.stream_id;
     match timeout(WITHIN, exchange(&session, fields)).await {
         Ok(Ok(())) => tracing::debug!(stream = %id, "told how the stream ended"),

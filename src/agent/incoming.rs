@@ -64,6 +64,7 @@ pub async fn answer(
     facts.asked(&incoming, &session.relay);
     // Before the answer: STREAM_READY follows it closely.
     let route = vault.routes.serve(StreamId(incoming.stream_id));
+    vault.forget(route.id());
     let local = match connect(vault, &incoming.target_service).await {
         Ok(local) => local,
         Err(reject) => return Err(refuse(stream, reject, vault.config.timeouts.hello).await),

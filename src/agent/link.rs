@@ -10,7 +10,6 @@
 //!
 //! The frame in hand is a lock on the session's reader: there is never a second one, and a killed actor gives it back unread.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,24 +18,21 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::backoff::Failures;
-use super::carrying::Called;
+use super::epilogue::Epilogues;
 use super::streams::StreamsHandle;
 use super::vault::AgentVault;
 use super::vault::routes::Signal;
 use super::vault::session::Session;
-use super::{dial, epilogue, silence};
+use super::{dial, silence};
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
-use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::core::reject::ResetCode;
 use crate::core::resume::Fields;
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
-
-/// How many finished streams are answered for at once; the others are asked for again.
-const EPILOGUES: usize = 64;
 
 /// The longest pause between two dials while streams live.
 const URGENT: Duration = Duration::from_secs(1);
@@ -95,8 +91,7 @@ enum Work {
         _accept: Owned,
         _silence: Owned,
         register: Option<Owned>,
-        /// Finished streams of which the relay wants to know, by id.
-        epilogues: HashMap<StreamId, Owned>,
+        epilogues: Epilogues,
     },
 }
 
@@ -229,7 +224,9 @@ impl LinkState {
                 }
             }
             Some(Ok(Frame::ResumeWanted(wanted))) if session.features.contains(Capability::ResumeCall) => {
-                self.on_resume_wanted(session, StreamId(wanted.stream_id));
+                if let Work::Serving { epilogues, .. } = &mut self.work {
+                    epilogues.on_wanted(&self.args.vault, session, StreamId(wanted.stream_id));
+                }
             }
             Some(Ok(Frame::AllocGranted(granted))) => self.tell(granted.stream_id, Signal::Forward),
             Some(Ok(Frame::Ping)) => session.send_control(&Frame::Pong),
@@ -245,31 +242,6 @@ impl LinkState {
         drop(reader);
         self.register(session);
         Ok(())
-    }
-
-    /// The other agent's half is parked. Asked again while it waits, so what cannot be answered now may be left.
-    fn on_resume_wanted(&mut self, session: &Arc<Session>, id: StreamId) {
-        let vault = &self.args.vault;
-        let called = vault.routes.called(id);
-        let remembered = match called {
-            Some(Called::Coming) => return,
-            Some(Called::Gone) => None,
-            Some(Called::Finished) | None => vault.recall(id),
-        };
-        match (remembered, called, &mut self.work) {
-            (Some(fields), _, Work::Serving { epilogues, .. }) => {
-                epilogues.retain(|_, task| !task.is_finished());
-                if !epilogues.contains_key(&id) && epilogues.len() < EPILOGUES {
-                    epilogues.insert(id, task::run(epilogue::tell(Arc::clone(session), fields)));
-                }
-            }
-            // About to be remembered.
-            (None, Some(Called::Finished), _) => {}
-            _ => {
-                let gone = Reject::new(RejectCode::Gone, "the stream does not live here any more");
-                session.send_control(&Frame::StreamReject(gone.to_message(id)));
-            }
-        }
     }
 
     fn on_registered(&self, session: &Session) {
@@ -342,7 +314,7 @@ fn serve(args: &LinkArgs, session: Arc<Session>) -> Work {
         _reader: task::owned(&args.slot, reader, move |end| LinkMsg::ReaderEnded(number, end)),
         _accept: task::owned(&args.slot, accept, move |end| LinkMsg::AcceptEnded(number, end)),
         _silence: task::owned(&args.slot, silence, move |end| LinkMsg::Silent(number, end)),
-        epilogues: HashMap::new(),
+        epilogues: Epilogues::default(),
         register: register_next(args, &session),
         session,
     }

@@ -168,6 +168,11 @@ impl AgentVault {
         self.finished().remember(fields, self.clock.elapsed());
     }
 
+    /// The id is used for a new stream.
+    pub fn forget(&self, id: StreamId) {
+        self.finished().forget(id);
+    }
+
     /// How a stream ended, if it is remembered.
     #[must_use]
     pub fn recall(&self, id: StreamId) -> Option<Fields> {

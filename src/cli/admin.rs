@@ -16,6 +16,7 @@ use crate::admin::protocol::{
     AgentRow, DEFAULT_SOCKET, Draining, PolicyReport, Request, ServiceRow, StreamRow, Struck,
 };
 use crate::clock::unix_ms;
+use crate::config::types::HostPort;
 use crate::supervise::report::{Inspection, Report};
 
 /// Looks into a running relay or agent over its unix socket.
@@ -63,8 +64,12 @@ pub enum AdminCommand {
         /// An id, a kind, or kind:name.
         actor: String,
     },
-    /// Take nothing new, let live streams end, then stop the relay.
-    Drain,
+    /// Take nothing new, let live streams end or go elsewhere, then stop the relay.
+    Drain {
+        /// Where agents are to go, in order of preference [default: drain.successors of the configuration]
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        to: Vec<HostPort>,
+    },
     /// Make an actor hang (needs admin.fault_injection).
     Hang {
         /// An id, a kind, or kind:name.
@@ -84,7 +89,7 @@ impl AdminCommand {
             Self::Kill { actor } => Request::Kill { actor },
             Self::Panic { actor } => Request::Panic { actor },
             Self::Hang { actor } => Request::Hang { actor },
-            Self::Drain => Request::Drain,
+            Self::Drain { to } => Request::Drain { to },
         }
     }
 }
@@ -113,7 +118,7 @@ async fn as_text(client: &mut Client, request: &Request) -> Result<String> {
         Request::Kill { .. } => struck("killed", client, request).await?,
         Request::Panic { .. } => struck("made to panic:", client, request).await?,
         Request::Hang { .. } => struck("made to hang:", client, request).await?,
-        Request::Drain => format!("draining: {} live streams", client.data::<Draining>(request).await?.streams),
+        Request::Drain { .. } => format!("draining: {} live streams", client.data::<Draining>(request).await?.streams),
     })
 }
 
@@ -129,7 +134,7 @@ async fn as_json(client: &mut Client, request: &Request) -> Result<String> {
         Request::Inspect { .. } => object::<Inspection>(client, request).await,
         Request::Policy => object::<PolicyReport>(client, request).await,
         Request::Kill { .. } | Request::Panic { .. } | Request::Hang { .. } => object::<Struck>(client, request).await,
-        Request::Drain => object::<Draining>(client, request).await,
+        Request::Drain { .. } => object::<Draining>(client, request).await,
         Request::Agents => lines::<AgentRow>(client, request).await,
         Request::Streams => lines::<StreamRow>(client, request).await,
         Request::Services => lines::<ServiceRow>(client, request).await,

@@ -65,6 +65,8 @@ pub struct Directory {
     /// The rules file. None: closed world, every open is denied.
     #[serde(with = "or_empty")]
     pub rules: Option<PathBuf>,
+    /// Whether rules that change end the live streams that they do not allow any more.
+    pub continuous: bool,
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
@@ -76,7 +78,7 @@ pub struct Directory {
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { rules: None, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
+        Self { rules: None, continuous: true, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
     }
 }
 
@@ -151,11 +153,13 @@ pub struct Drain {
     /// How long live streams get to end by themselves; then they are reset.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
+    /// Where agents are told to go, in order of preference.
+    pub successors: Vec<HostPort>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30) }
+        Self { deadline: Duration::from_secs(30), successors: Vec::new() }
     }
 }
 

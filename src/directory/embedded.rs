@@ -67,6 +67,7 @@ mod tests {
             audit: Some(folder.path().join("audit.jsonl")),
             audit_max_bytes: 4_096,
             audit_keep: 7,
+            ..Directory::default()
         };
         let directory = Embedded::from(&config);
         assert!(directory.load_rules(0).is_err(), "a file that is named must be there");

@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -58,6 +60,39 @@ pub enum WriteEnd {
     Closed,
 }
 
+/// What several halves say when they are dropped without an end, decided late: whoever ends them all at once may have a reason.
+#[derive(Clone, Debug)]
+pub struct SharedDropCode(Arc<AtomicU64>);
+
+impl SharedDropCode {
+    /// `code`, until it is changed.
+    #[must_use]
+    pub fn new(code: ResetCode) -> Self {
+        Self(Arc::new(AtomicU64::new(code.0)))
+    }
+
+    /// Changes it.
+    pub fn set(&self, code: ResetCode) {
+        self.0.store(code.0, Ordering::Relaxed);
+    }
+}
+
+/// What a half says when it is dropped without an end.
+#[derive(Clone, Debug)]
+enum DropCode {
+    Own(ResetCode),
+    Shared(SharedDropCode),
+}
+
+impl DropCode {
+    fn get(&self) -> ResetCode {
+        match self {
+            Self::Own(code) => *code,
+            Self::Shared(shared) => ResetCode(shared.0.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// A bidirectional stream: two halves that end independently.
 #[derive(Debug)]
 pub struct BiStream {
@@ -77,11 +112,15 @@ impl BiStream {
         drop_code: ResetCode,
     ) -> Self {
         Self {
-            send: SendHalf { carrier: SendCarrier::Quic(send), drop_code, state: SendState::Open },
+            send: SendHalf {
+                carrier: SendCarrier::Quic(send),
+                drop_code: DropCode::Own(drop_code),
+                state: SendState::Open,
+            },
             recv: RecvHalf {
                 window: None,
                 carrier: RecvCarrier::Quic { stream: recv, connection: connection.clone() },
-                drop_code,
+                drop_code: DropCode::Own(drop_code),
                 state: RecvState::Open,
             },
         }
@@ -98,6 +137,12 @@ impl BiStream {
     pub fn set_drop_code(&mut self, code: ResetCode) {
         self.send.set_drop_code(code);
         self.recv.set_drop_code(code);
+    }
+
+    /// Has both halves say what `code` is when they are dropped without an end.
+    pub fn share_drop_code(&mut self, code: &SharedDropCode) {
+        self.send.drop_code = DropCode::Shared(code.clone());
+        self.recv.drop_code = DropCode::Shared(code.clone());
     }
 }
 
@@ -116,7 +161,7 @@ enum SendState {
 #[derive(Debug)]
 pub struct SendHalf {
     carrier: SendCarrier,
-    drop_code: ResetCode,
+    drop_code: DropCode,
     state: SendState,
 }
 
@@ -168,7 +213,7 @@ impl SendHalf {
 
     /// Changes what is said when the half is dropped without an end.
     pub fn set_drop_code(&mut self, code: ResetCode) {
-        self.drop_code = code;
+        self.drop_code = DropCode::Own(code);
     }
 
     /// Resolves when the peer stopped the stream ([`WriteEnd::Stopped`]), when the connection is gone ([`WriteEnd::Lost`]), or
@@ -200,7 +245,7 @@ impl SendHalf {
 impl Drop for SendHalf {
     fn drop(&mut self) {
         if self.state == SendState::Open {
-            self.reset_now(self.drop_code);
+            self.reset_now(self.drop_code.get());
         }
     }
 }
@@ -224,7 +269,7 @@ enum RecvState {
 pub struct RecvHalf {
     window: Option<ReceiveWindow>,
     carrier: RecvCarrier,
-    drop_code: ResetCode,
+    drop_code: DropCode,
     state: RecvState,
 }
 
@@ -295,7 +340,7 @@ impl RecvHalf {
 
     /// Changes what is said when the half is dropped without an end.
     pub fn set_drop_code(&mut self, code: ResetCode) {
-        self.drop_code = code;
+        self.drop_code = DropCode::Own(code);
     }
 
     /// Resolves when the stream was reset or its connection is gone, *without reading*: for whoever cannot take data right now.
@@ -385,7 +430,7 @@ impl RecvHalf {
 
 impl Drop for RecvHalf {
     fn drop(&mut self) {
-        self.stop_now(self.drop_code);
+        self.stop_now(self.drop_code.get());
     }
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::admin::protocol::{AgentRow, Draining, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow};
 use crate::admin::{actors, server};
@@ -94,9 +93,10 @@ async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
         Request::Streams => Reply::done(&streams(root)),
         Request::Services => Reply::done(&services(vault)),
         Request::Policy => Reply::done(&policy(vault)),
-        Request::Drain => {
+        Request::Drain { to } => {
             tracing::info!("drain asked for by an operator");
-            vault.drain.begin(Instant::now() + vault.config.now().drain.deadline);
+            let configured = vault.config.get();
+            vault.begin_drain(if to.is_empty() { &configured.drain.successors } else { &to });
             Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
         }
         other => Reply::Refused(format!("a relay does not answer {other:?}")),

@@ -1,49 +1,72 @@
-//! One question to the rules in force: asked, audited and counted.
+//! Asking the rules, and leaving a trace of what they said (architecture §5, invariant 9).
 
 use crate::clock::now_unix_ms;
-use crate::core::identity::Tenant;
+use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
 use crate::core::policy::{Query, Verdict};
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::vault::Vault;
+use crate::vault::streams::{Parties, StreamFacts};
 
-/// What is to be decided (wire.md §4).
+/// What the rules are asked about one side of a stream (wire.md §4).
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// Whose rules are asked.
-    pub tenant: &'a Tenant,
-    /// Which side of the stream.
+    /// Which side.
     pub side: Side,
-    /// Who asks: on the callee's side, the provider.
-    pub caller: &'a str,
-    /// For what: on the callee's side, the consumer.
+    /// Who acts: of the callee's side, the provider. Its tenant's rules are asked.
+    pub caller: &'a AgentUri,
+    /// What it acts on: a service, or of the callee's side the consumer.
     pub target: &'a str,
-    /// With which method.
+    /// As the consumer named it; may be empty.
     pub method: &'a str,
-    /// For which stream.
+    /// For the audit.
     pub stream_id: StreamId,
 }
 
-/// What the rules say now.
-pub fn decide(vault: &Vault, question: Question<'_>) -> Verdict {
-    let Question { tenant, side, caller, target, method, stream_id } = question;
-    let now = now_unix_ms();
-    let published = vault.policy.current();
-    let verdict = published.snapshot.decide(&Query { tenant, caller, target, method }, now);
-    vault.audit.push(AuditEvent {
-        ts_unix_ms: now,
-        tenant: tenant.as_str().into(),
-        side,
-        caller: caller.into(),
-        target: target.into(),
-        method: method.into(),
-        decision: verdict.effect,
-        rule: verdict.rule.clone(),
-        reason: verdict.reason.as_ref().into(),
-        stream_id,
-    });
-    let label = DecisionLabel { side: side.name(), decision: verdict.effect.name() };
-    vault.metrics.decisions.get_or_create(&label).inc();
-    verdict
+impl<'a> Question<'a> {
+    /// May the consumer of a stream use its service, and may the provider be called by it?
+    #[must_use]
+    pub fn of_stream(parties: &'a Parties, facts: &'a StreamFacts, stream_id: StreamId) -> [Self; 2] {
+        let method = &facts.method;
+        let consumer = parties.consumer.as_str();
+        [
+            Self { side: Side::Caller, caller: &parties.consumer, target: &facts.target, method, stream_id },
+            Self { side: Side::Callee, caller: &parties.provider, target: consumer, method, stream_id },
+        ]
+    }
+
+    /// What the rules in force say, with no trace.
+    #[must_use]
+    pub fn ask(&self, vault: &Vault) -> Verdict {
+        let Self { caller, target, method, .. } = *self;
+        let query = Query { tenant: caller.tenant(), caller: caller.as_str(), target, method };
+        vault.policy.current().snapshot.decide(&query, now_unix_ms())
+    }
+
+    /// What the rules in force say; audited and counted.
+    #[must_use]
+    pub fn decide(&self, vault: &Vault) -> Verdict {
+        let verdict = self.ask(vault);
+        self.record(vault, &verdict);
+        verdict
+    }
+
+    /// Audits and counts an answer.
+    pub fn record(&self, vault: &Vault, verdict: &Verdict) {
+        vault.audit.push(AuditEvent {
+            ts_unix_ms: now_unix_ms(),
+            tenant: self.caller.tenant().as_str().into(),
+            side: self.side,
+            caller: self.caller.as_str().into(),
+            target: self.target.into(),
+            method: self.method.into(),
+            decision: verdict.effect,
+            rule: verdict.rule.clone(),
+            reason: verdict.reason.as_ref().into(),
+            stream_id: self.stream_id,
+        });
+        let label = DecisionLabel { side: self.side.name(), decision: verdict.effect.name() };
+        vault.metrics.decisions.get_or_create(&label).inc();
+    }
 }

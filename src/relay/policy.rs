@@ -2,9 +2,9 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that watches the rules file |
-//! | Receives | `RulesChanged`, and the end of its task |
-//! | Sends | nothing: it publishes to the vault |
+//! | Owns | the task that watches the rules file; the one that looks at live streams after a change |
+//! | Receives | `RulesChanged`, and the ends of its tasks |
+//! | Sends | `Denied` to the splices of streams that new rules do not allow; it publishes to the vault |
 //! | Restart | permanent; a restart reads the rules again |
 //! | Lost on crash | nothing: the last snapshot stays published |
 
@@ -13,6 +13,8 @@ use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::decision::Question;
+use super::splices::splice::SpliceMsg;
 use super::watch_files::Files;
 use crate::clock::now_unix_ms;
 use crate::config::Problems;
@@ -21,12 +23,16 @@ use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
+use crate::vault::streams::Parties;
+use crate::vault::traffic::LiveStream;
 
 /// Messages of the policy actor.
 #[derive(Debug)]
 pub enum PolicyMsg {
     /// The rules file changed, or a reload was asked for.
     RulesChanged,
+    /// Every live stream was held against the new rules.
+    StreamsChecked(Result<(), Panicked>),
     /// The watching task ended, which it does only by a panic.
     WatchEnded(Result<std::convert::Infallible, Panicked>),
 }
@@ -47,7 +53,9 @@ pub struct Policy;
 /// What the policy actor holds while it runs.
 #[derive(Debug)]
 pub struct PolicyState {
+    slot: Slot<PolicyMsg>,
     vault: Arc<Vault>,
+    check: Option<Owned>,
     _watch: Owned,
 }
 
@@ -76,7 +84,10 @@ impl Actor for Policy {
             // The first start: there is nothing to stay in force.
             return Err(problems.into());
         }
-        Ok(PolicyState { vault: args.vault, _watch: watch })
+        let mut state = PolicyState { slot: args.slot, vault: args.vault, check: None, _watch: watch };
+        // A change that was published by an incarnation that died of it.
+        state.check_streams();
+        Ok(state)
     }
 
     async fn handle(
@@ -88,12 +99,57 @@ impl Actor for Policy {
         match message {
             PolicyMsg::RulesChanged => {
                 // What is wrong is said there; the old rules stay in force.
-                publish(&state.vault).ok();
+                if publish(&state.vault).is_ok() {
+                    state.check_streams();
+                }
+            }
+            PolicyMsg::StreamsChecked(checked) => {
+                checked?;
+                state.check = None;
             }
             PolicyMsg::WatchEnded(end) => match end? {},
         }
         Ok(())
     }
+}
+
+impl PolicyState {
+    /// Ends the live streams that the rules do not allow any more. A check that still runs begins anew.
+    fn check_streams(&mut self) {
+        if self.vault.config.now().directory.continuous {
+            let check = check_streams(Arc::clone(&self.vault));
+            self.check = Some(task::owned(&self.slot, check, PolicyMsg::StreamsChecked));
+        }
+    }
+}
+
+async fn check_streams(vault: Arc<Vault>) {
+    for stream in vault.traffic.live() {
+        // There may be a hundred thousand.
+        tokio::task::consume_budget().await;
+        if let Some(why) = denied(&vault, &stream)
+            && let Some(splice) = stream.splice.upgrade()
+        {
+            Slot::<SpliceMsg>::at(splice).tell(SpliceMsg::Denied(why));
+        }
+    }
+}
+
+/// Why a stream is not allowed; audited, as a decision or, where this relay does not know what it is about, as its own.
+fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
+    let LiveStream { id, parties, facts, .. } = stream;
+    if facts.target.is_empty() {
+        let Parties { consumer, provider } = parties;
+        let allowed = vault.policy.current().snapshot.allows_some_stream(consumer, provider, now_unix_ms());
+        return (!allowed).then(|| "no rule allows a stream between its agents any more".to_owned());
+    }
+    Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
+        let verdict = question.ask(vault);
+        (!verdict.is_allowed()).then(|| {
+            question.record(vault, &verdict);
+            format!("denied ({}) by new rules: {}", question.side.name(), verdict.cause())
+        })
+    })
 }
 
 async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infallible {

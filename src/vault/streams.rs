@@ -280,6 +280,14 @@ impl Reservation {
             index.ticketed(key, *epoch);
         }
     }
+
+    /// Nothing is remembered of the stream once this is dropped.
+    pub fn forget(&self) {
+        let Some((index, key, epoch)) = &self.held else { return };
+        if let Some(record) = index.shard(key).records.get_mut(key).filter(|record| record.epoch == *epoch) {
+            record.facts = None;
+        }
+    }
 }
 
 impl Drop for Reservation {

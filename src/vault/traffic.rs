@@ -1,14 +1,17 @@
-//! Bytes of live streams, counted where nobody waits: each splice has counters of its own, folded into the metrics when
-//! it ends and when somebody looks.
+//! Live streams, and their bytes, counted where nobody waits: each splice has counters of its own, folded into the metrics
+//! when it ends and when somebody looks.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+use super::streams::{Parties, StreamFacts};
+use crate::core::ids::StreamId;
 use crate::metrics::{DirectionLabel, Metrics};
 use crate::net::pump::PumpCount;
+use crate::supervise::node::Node;
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,7 +30,20 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Live {
     next: u64,
-    streams: HashMap<u64, (Lane, Lane)>,
+    streams: HashMap<u64, (Lane, Lane, LiveStream)>,
+}
+
+/// A live stream, recorded in the index or not.
+#[derive(Debug, Clone)]
+pub struct LiveStream {
+    /// Chosen by the consumer.
+    pub id: StreamId,
+    /// Its two agents.
+    pub parties: Parties,
+    /// What it is about.
+    pub facts: Arc<StreamFacts>,
+    /// The splice that carries it. Weak: what it shows leads back here.
+    pub splice: Weak<Node>,
 }
 
 /// One direction of one stream, and how much of it is in the metrics already.
@@ -72,22 +88,28 @@ impl Traffic {
     }
 
     /// A stream began; it counts until the result is dropped.
-    pub fn began(&self, to_provider: &Arc<PumpCount>, to_consumer: &Arc<PumpCount>) -> Counted {
+    pub fn began(&self, stream: LiveStream, to_provider: &Arc<PumpCount>, to_consumer: &Arc<PumpCount>) -> Counted {
         let lane = |count: &Arc<PumpCount>| Lane { count: Arc::clone(count), folded: 0 };
         let mut live = self.0.lock();
         let id = live.next;
         live.next += 1;
-        live.streams.insert(id, (lane(to_provider), lane(to_consumer)));
+        live.streams.insert(id, (lane(to_provider), lane(to_consumer), stream));
         self.0.streams.send_replace(live.streams.len());
         Counted { traffic: Arc::clone(&self.0), id }
     }
 
     /// Brings the metrics up to now.
     pub fn fold(&self) {
-        for (up, down) in self.0.lock().streams.values_mut() {
+        for (up, down, _) in self.0.lock().streams.values_mut() {
             up.fold(&self.0.to_provider);
             down.fold(&self.0.to_consumer);
         }
+    }
+
+    /// All of them, in no order.
+    #[must_use]
+    pub fn live(&self) -> Vec<LiveStream> {
+        self.0.lock().streams.values().map(|(_, _, stream)| stream.clone()).collect()
     }
 
     /// How many streams live.
@@ -135,7 +157,7 @@ pub struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut live = self.traffic.lock();
-        if let Some((mut up, mut down)) = live.streams.remove(&self.id) {
+        if let Some((mut up, mut down, _)) = live.streams.remove(&self.id) {
             up.fold(&self.traffic.to_provider);
             down.fold(&self.traffic.to_consumer);
         }

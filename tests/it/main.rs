@@ -27,3 +27,4 @@ mod refusals;
 mod reload;
 mod resume;
 mod singletons;
+mod survival;

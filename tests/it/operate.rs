@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
+use outrelay::core::frame::Frame;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Deployment, drain, eventually, pair, rejection, soon, take};
+use crate::harness::{Deployment, Peer, drain, eventually, pair, rejection, soon, take};
 
 /// Status and body of `GET path`.
 async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
@@ -190,4 +191,29 @@ async fn sigterm_ends_the_program_with_exit_code_0_and_bad_input_with_2() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("bad.toml:2") && said.contains("bad.toml:4"), "{said}");
+}
+
+#[tokio::test]
+async fn a_drain_tells_the_agents_that_understand_it_where_to_go_and_no_others() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.drain.successors = vec!["r2.example:7443".parse().unwrap()];
+    let relay = Relay::start(config).await.unwrap();
+    let mut modern = deployment.peer(&relay, 1, &["goaway"]).await;
+    let mut legacy = deployment.peer(&relay, 2, &[]).await;
+    // Established, and greeted only once the drain has begun.
+    let mut late = Peer::over(deployment.dial(&relay, 3).await, &crate::harness::agent(3)).await;
+    eventually("three connections", || (relay.vault().connections.len() == 3).then_some(())).await;
+    let before = outrelay::clock::now_unix_ms();
+    let drained = relay.drain();
+    tokio::pin!(drained);
+    assert!(futures_util::poll!(drained.as_mut()).is_ready(), "no stream lives");
+    late.hello(&["goaway"]).await;
+    for peer in [&mut modern, &mut late] {
+        let Frame::GoAway(goaway) = peer.hear().await else { panic!("no GOAWAY") };
+        assert_eq!(goaway.successors, ["r2.example:7443"]);
+        assert!((before + 29_000..before + 60_000).contains(&goaway.deadline_unix_ms), "{goaway:?}");
+    }
+    legacy.say(&Frame::Ping).await;
+    assert_eq!(legacy.hear().await, Frame::Pong);
 }

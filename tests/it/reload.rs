@@ -3,12 +3,16 @@
 use outrelay::pki::Ca;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, agent, eventually, pair, rejection, soon, take};
+use outrelay::net::stream::End;
+
+use crate::harness::{Deployment, OPEN_WORLD, agent, drain, eventually, pair, rejection, soon, take};
 
 #[tokio::test]
 async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why() {
     let deployment = Deployment::new();
-    let relay = deployment.relay().await;
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.directory.continuous = false;
+    let relay = Relay::start(config).await.unwrap();
     let rules = deployment.dir.path().join("r1-rules.toml");
     let mut provider = deployment.peer(&relay, 1, &[]).await;
     provider.register("svc").await;
@@ -21,7 +25,7 @@ async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why(
     eventually("the empty file is in force", || published().snapshot.is_empty().then_some(())).await;
     assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 403);
     up.send.write_all(b"on").await.unwrap();
-    assert_eq!(take(&mut down.recv, 2).await, b"on", "a live stream goes on");
+    assert_eq!(take(&mut down.recv, 2).await, b"on", "a live stream goes on, since it was allowed when it was opened");
 
     std::fs::write(&rules, OPEN_WORLD).unwrap();
     relay.reload();
@@ -40,6 +44,57 @@ async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why(
     std::fs::write(&rules, OPEN_WORLD).unwrap();
     relay.reload();
     eventually("nothing is wrong any more", || published().warnings.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn new_rules_end_the_live_streams_that_they_deny_and_no_other() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let rules = deployment.dir.path().join("r1-rules.toml");
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let other = deployment.peer(&relay, 3, &["resume-code"]).await;
+    // One without an id is watched as well.
+    let mut denied = vec![pair(&consumer, &provider, 7).await, pair(&consumer, &provider, 0).await];
+    let (mut up, mut down) = pair(&other, &provider, 8).await;
+
+    let deny = format!(
+        "[[rule]]\nid = \"no-2\"\ntenant = \"acme\"\ncaller = \"{}\"\ntarget = \"svc\"\ndecision = \"deny\"\n",
+        agent(2)
+    );
+    std::fs::write(&rules, format!("{OPEN_WORLD}{deny}")).unwrap();
+    relay.reload();
+    let code = End::Reset(outrelay::core::reject::ResetCode::DENIED);
+    for (up, down) in &mut denied {
+        assert_eq!((drain(&mut up.recv).await.1, drain(&mut down.recv).await.1), (code, code));
+    }
+    up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut down.recv, 2).await, b"on", "the other one has noticed nothing");
+    let audit = deployment.dir.path().join("r1-audit.jsonl");
+    let audited = || std::fs::read_to_string(&audit).unwrap().matches("\"rule\":\"no-2\"").count();
+    eventually("both ends are in the audit", || (audited() == 2).then_some(())).await;
+
+    // Nor does what is remembered of it let it go on.
+    let deny = "[[rule]]\nid = \"no\"\ntenant = \"acme\"\ncaller = \"*\"\ntarget = \"*\"\ndecision = \"deny\"\n";
+    std::fs::write(&rules, deny).unwrap();
+    relay.reload();
+    assert_eq!(drain(&mut up.recv).await.1, code);
+    let mut halves = Vec::new();
+    for (peer, (written, consumed)) in [(&other, (2, 0)), (&provider, (0, 2))] {
+        let mut half = peer.fresh().await;
+        let resume = outrelay::proto::orp::StreamResume {
+            stream_id: 8,
+            my_position: written,
+            peer_ack_position: consumed,
+            ..Default::default()
+        };
+        let resume = outrelay::core::frame::Frame::StreamResume(resume);
+        outrelay::net::framed::write_frame(&mut half.send, &resume).await.unwrap();
+        halves.push(half);
+        eventually("it waits", || (relay.vault().parking.len() == 1).then_some(())).await;
+    }
+    assert_eq!(drain(&mut halves[1].recv).await.1, code);
 }
 
 #[tokio::test]

@@ -3,16 +3,20 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep_until;
 
-use super::{Carried, Chore, resuming};
+use super::{Carried, resuming};
 use crate::agent::vault::AgentVault;
 use crate::agent::vault::session::Session;
 use crate::core::frame::Frame;
 use crate::core::resume::Fields;
-use crate::core::resume::endpoint::Loss;
+use crate::core::resume::endpoint::{Epoch, Loss, Phase, Tick};
 use crate::net::stream_limit::StreamUse;
+
+/// How often a stream without STREAM_READY looks at the time.
+const UNREADY: Duration = Duration::from_secs(1);
 
 /// The session on which a stream's path is.
 #[derive(Debug)]
@@ -21,6 +25,15 @@ pub struct OnSession {
     pub session: Arc<Session>,
     /// The path counts toward its limit, if it does.
     pub stream_use: Option<StreamUse>,
+}
+
+/// What the keeper does next.
+#[derive(Debug)]
+enum Chore {
+    Report(Fields),
+    Resume { since: Duration },
+    Sleep { until: Option<Duration>, closing: bool },
+    Over,
 }
 
 /// Keeps a stream until it is over; one that has finished is remembered.
@@ -66,6 +79,42 @@ fn report(session: &Session, fields: &Fields) {
 }
 
 impl Carried {
+    fn chore(&self) -> Chore {
+        let now = self.now();
+        let mut inner = self.lock();
+        if inner.is_over() || inner.endpoint.is_finished() {
+            return Chore::Over;
+        }
+        match inner.endpoint.tick(now) {
+            Some(Tick::RingGivenUp) => {
+                tracing::debug!(stream = %inner.endpoint.stream_id(), "no checkpoints come: not resumable any more");
+                self.sender.notify_one();
+            }
+            Some(Tick::AskForEnd) => self.freeze_in(&mut inner, "the end was not confirmed"),
+            None => {}
+        }
+        if let Phase::Frozen { since } = inner.endpoint.phase() {
+            return Chore::Resume { since };
+        }
+        // What may be said is not known before STREAM_READY.
+        if !inner.knowledge.awaits_ready
+            && let Some(fields) = inner.endpoint.checkpoint(now)
+        {
+            return Chore::Report(fields);
+        }
+        // Should STREAM_READY never come, time goes on all the same.
+        let until = if inner.knowledge.awaits_ready { Some(now + UNREADY) } else { inner.endpoint.wake_at() };
+        inner.keeper_wakes = until;
+        Chore::Sleep { until, closing: matches!(inner.endpoint.phase(), Phase::Closing(_)) }
+    }
+
+    fn current_epoch(&self) -> Option<Epoch> {
+        match self.lock().endpoint.phase() {
+            Phase::Live(epoch) | Phase::Closing(epoch) => Some(epoch),
+            _ => None,
+        }
+    }
+
     /// Its last numbers, if it has finished, confirmed or not.
     fn finished(&self) -> Option<Fields> {
         let inner = self.lock();

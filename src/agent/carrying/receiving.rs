@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::verdict::{Verdict, verdict};
-use super::{Carried, FinTrust, Incoming, Lane, LaneEnd, PATIENCE, PathHalf, leaving};
+use super::{Carried, FinTrust, Lane, LaneEnd, PATIENCE, PathHalf, leaving};
 use crate::agent::legacy::{self, Judged};
 use crate::agent::opening::Refused;
 use crate::agent::vault::routes::Word;
@@ -29,6 +29,15 @@ use crate::net::stream::{End, Read, RecvHalf, WriteEnd};
 const FIN_GRACE: Duration = Duration::from_millis(300);
 
 type Gone = Pin<Box<dyn Future<Output = WriteEnd> + Send>>;
+
+/// What the path → local task does when it was woken.
+#[derive(Debug)]
+enum Incoming {
+    Path(PathHalf<RecvHalf>),
+    Leave,
+    Same,
+    Over,
+}
 
 struct Inbound {
     half: RecvHalf,
@@ -76,6 +85,49 @@ pub enum Head {
     Bytes,
     /// They, or a legacy relay's refusal.
     Unknown(Word),
+}
+
+impl Carried {
+    fn incoming(&self, epoch: Epoch) -> Incoming {
+        let mut inner = self.lock();
+        if inner.is_over() {
+            return Incoming::Over;
+        }
+        match inner.recv.take() {
+            Some(path) => Incoming::Path(path),
+            None if inner.is_current(epoch) => Incoming::Same,
+            None => Incoming::Leave,
+        }
+    }
+
+    fn consumed(&self, epoch: Epoch, bytes: usize) -> Result<(), PathError> {
+        let now = self.now();
+        let mut inner = self.lock();
+        inner.knowledge.has_flowed = true;
+        inner.endpoint.consumed(epoch, bytes, now)?;
+        inner.poke(&self.keeper);
+        Ok(())
+    }
+
+    fn fin_read(&self, epoch: Epoch) -> Result<FinRead, PathError> {
+        let mut inner = self.lock();
+        inner.holds_fin = false;
+        let read = inner.endpoint.fin_read(epoch, self.now())?;
+        if read == FinRead::End {
+            inner.from_path = Some(LaneEnd::Fin);
+        }
+        self.keeper.notify_one();
+        Ok(read)
+    }
+
+    /// Whether it is settled what a FIN means that may be a cut: the partner's word is that all has come, or that it has not.
+    fn is_fin_settled(&self) -> bool {
+        let mut inner = self.lock();
+        let consumed = inner.endpoint.consumed_position();
+        let is_settled = inner.endpoint.partner_position().is_some_and(|position| position >= consumed);
+        inner.holds_fin = !is_settled;
+        is_settled
+    }
 }
 
 /// Copies until the stream is over.

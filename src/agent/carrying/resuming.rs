@@ -60,7 +60,11 @@ async fn attempts(shared: &Carried, vault: &AgentVault) -> Result<OnSession, Str
             Attempt::Refused(why) => return Err(why),
             Attempt::Again(why) => {
                 tracing::debug!(stream = %id, why, "resuming again");
-                sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                tokio::select! {
+                    () = sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)) => {}
+                    // The other agent's half waits, and may not for long.
+                    () = shared.called.notified() => {}
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -147,6 +151,7 @@ impl Carried {
         inner.recv = Some(PathHalf { epoch: plan.epoch, half: stream.recv, codes, fin });
         inner.knowledge.has_flowed = true;
         inner.resumed += 1;
+        inner.relay = session.relay.clone();
         drop(inner);
         self.wake_all();
         Ok(())

@@ -12,15 +12,44 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::verdict::{Verdict, verdict};
-use super::{Carried, Held, Lane, LaneEnd, Outgoing, PATIENCE, PathHalf, leaving};
+use super::{Carried, Lane, LaneEnd, PATIENCE, PathHalf, leaving};
 use crate::core::reject::{CodeAgreement, ResetCode};
-use crate::core::resume::endpoint::{Epoch, Taken};
+use crate::core::resume::endpoint::{Epoch, Taken, ToWrite};
 use crate::net::block::Block;
 use crate::net::local_tcp::TcpSource;
 use crate::net::pump::Source as _;
 use crate::net::stream::{End, Read, SendHalf, WriteEnd};
 
 type Stopped = Pin<Box<dyn Future<Output = WriteEnd> + Send>>;
+
+/// What the local → path task does next.
+#[derive(Debug)]
+enum Outgoing {
+    /// Goes on with this path.
+    Path(PathHalf<SendHalf>),
+    /// Leaves its path.
+    Leave,
+    Write(Bytes),
+    Fin,
+    /// Reads so many bytes of the local side at most.
+    Read(usize),
+    Wait,
+    /// The stream is over.
+    Over,
+}
+
+/// Whether a task has something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Yes,
+    No,
+}
+
+impl<T> From<&Option<T>> for Held {
+    fn from(held: &Option<T>) -> Self {
+        if held.is_some() { Self::Yes } else { Self::No }
+    }
+}
 
 struct Outbound {
     half: SendHalf,
@@ -57,6 +86,53 @@ enum Next {
     Broken(LaneEnd),
     /// The stream is over.
     Over,
+}
+
+impl Carried {
+    fn outgoing(&self, epoch: Epoch, path: Held, local: Held) -> Outgoing {
+        let now = self.now();
+        let mut inner = self.lock();
+        if inner.is_over() {
+            return Outgoing::Over;
+        }
+        if let Some(path) = inner.send.take() {
+            return Outgoing::Path(path);
+        }
+        if path == Held::Yes {
+            match inner.endpoint.next_write(epoch) {
+                Err(_) => return Outgoing::Leave,
+                Ok(ToWrite::Bytes(bytes)) => return Outgoing::Write(bytes),
+                Ok(ToWrite::Fin) => return Outgoing::Fin,
+                Ok(ToWrite::Nothing) => {}
+            }
+        }
+        let room = if local == Held::Yes { inner.endpoint.room(now) } else { 0 };
+        inner.poke(&self.keeper);
+        if room > 0 { Outgoing::Read(room) } else { Outgoing::Wait }
+    }
+
+    /// Takes what was read of the local side; with it, how much may be read next.
+    fn take(&self, epoch: Epoch, bytes: Bytes) -> (Taken, usize) {
+        let now = self.now();
+        let mut inner = self.lock();
+        let taken = inner.endpoint.take(epoch, bytes, now);
+        let room = inner.endpoint.room(now);
+        inner.poke(&self.keeper);
+        (taken, room)
+    }
+
+    fn take_fin(&self) {
+        self.lock().endpoint.take_fin();
+    }
+
+    fn fin_written(&self, epoch: Epoch) {
+        let mut inner = self.lock();
+        // On a path that is over it was not written as far as the stream is concerned: it is written again.
+        if inner.endpoint.fin_written(epoch, self.now()).is_ok() {
+            inner.to_path = Some(LaneEnd::Fin);
+        }
+        self.keeper.notify_one();
+    }
 }
 
 /// Copies until the stream is over.

@@ -6,6 +6,8 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::{PathHalf, is_lost, kind, leaving};
+use crate::agent::vault::session::Session;
+use crate::core::identity::RelayUri;
 use crate::core::ids::{Capabilities, Capability};
 use crate::core::reject::ResetCode;
 use crate::core::resume::Fields;
@@ -81,14 +83,17 @@ pub(super) struct Inner {
     pub(super) from_path: Option<LaneEnd>,
     pub(super) dead: Option<Dead>,
     pub(super) resumed: u64,
+    /// Where the path is, or was last.
+    pub(super) relay: RelayUri,
 }
 
 impl Inner {
-    pub(super) fn new(endpoint: Endpoint, knowledge: Knowledge, features: Capabilities) -> Self {
+    pub(super) fn new(endpoint: Endpoint, knowledge: Knowledge, session: &Session) -> Self {
         Self {
             endpoint,
             knowledge,
-            features,
+            features: session.features,
+            relay: session.relay.clone(),
             send: None,
             recv: None,
             keeper_wakes: None,
@@ -169,6 +174,7 @@ impl Inner {
     pub(super) fn shown(&self) -> Shown {
         let ring = self.endpoint.ring();
         Shown {
+            relay: self.relay.to_string(),
             phase: match self.endpoint.phase() {
                 Phase::Live(_) => "live",
                 Phase::Frozen { .. } => "resuming",
@@ -203,6 +209,8 @@ fn text(end: Option<&LaneEnd>) -> String {
 /// A stream as it is shown, for the tree. Positions count bytes of the stream's life, all paths together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Shown {
+    /// Where its path is, or was last.
+    pub relay: String,
     /// `live`, `resuming`, `closing`, `finished` or `lost`.
     pub phase: &'static str,
     /// Whether it would outlive its path.

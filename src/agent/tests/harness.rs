@@ -302,7 +302,7 @@ pub(super) fn actor(agent: &Agent, kind: &str) -> Report {
 pub(super) struct Proxy {
     addr: SocketAddr,
     swallows: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    task: tokio::task::JoinHandle<()>,
+    _task: crate::supervise::task::Owned,
 }
 
 impl Proxy {
@@ -311,7 +311,7 @@ impl Proxy {
         let addr = near.local_addr().unwrap();
         let swallows = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
         let swallowed = swallows.clone();
-        let task = tokio::spawn(async move {
+        let task = crate::supervise::task::run(async move {
             let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
             let mut agent = None;
             loop {
@@ -330,7 +330,7 @@ impl Proxy {
                 }
             }
         });
-        Self { addr, swallows, task }
+        Self { addr, swallows, _task: task }
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -339,12 +339,6 @@ impl Proxy {
 
     pub(super) fn swallow(&self) {
         self.swallows.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

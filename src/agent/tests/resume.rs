@@ -104,8 +104,13 @@ async fn a_lost_connection_is_followed_by_a_resume_that_resends_exactly_what_is_
     stream.send.finish().unwrap();
     assert_eq!(soon(stream.recv.read_to_end(100)).await.unwrap(), b"456789");
     assert_eq!(expect_fin(&mut local).await, b"fg");
-    assert_eq!(scene.stream()["carried"]["resumed"], 1);
-    assert_eq!(scene.stream()["carried"]["phase"], "closing");
+    let shown = scene.stream();
+    assert_eq!((&shown["role"], &shown["stream"]["id"]), (&"consumer".into(), &id.into()));
+    let carried = &shown["carried"];
+    assert_eq!((&carried["phase"], &carried["peer"]), (&"closing".into(), &"fin-state".into()));
+    assert_eq!(carried["relay"], "outrelay://test/relay/r1");
+    let numbers = ["resumed", "written", "acknowledged", "consumed", "ring_bytes", "ring_capacity_bytes"];
+    assert_eq!(numbers.map(|name| carried[name].as_u64().unwrap()), [1, 10, 4, 7, 6, 256 << 10]);
     scene.agent.shutdown().await;
 }
 
@@ -196,7 +201,8 @@ async fn without_a_path_the_application_is_read_until_the_ring_is_full_and_a_che
     stream.send.reset(RESUMABLE.into()).unwrap();
     let (mut half, _) = resume(&scene.peer).await;
     let (mut read, mut write) = local.into_split();
-    let sent = tokio::spawn(async move {
+    let mut sending = tokio::task::JoinSet::new();
+    sending.spawn(async move {
         write.write_all(&vec![b'x'; 8 << 20]).await.unwrap();
         write.shutdown().await.unwrap();
     });
@@ -206,14 +212,14 @@ async fn without_a_path_the_application_is_read_until_the_ring_is_full_and_a_che
     soon(half.recv.read_exact(&mut got)).await.unwrap();
     let more = tokio::time::timeout(Duration::from_millis(50), half.recv.read(&mut got)).await;
     assert!(more.is_err(), "{more:?}, but nothing was acknowledged");
-    assert!(!sent.is_finished());
+    assert!(sending.try_join_next().is_none());
     let mut total = RING as u64;
     while total < 8 << 20 {
         scene.peer.control.write(&checkpoint(id, 0, total, [false; 2])).await;
         total += soon(half.recv.read(&mut got)).await.unwrap().unwrap() as u64;
     }
     assert_eq!(soon(half.recv.read(&mut got)).await, Ok(None));
-    soon(sent).await.unwrap();
+    soon(sending.join_next()).await.unwrap().unwrap();
     half.send.finish().unwrap();
     let mut rest = Vec::new();
     soon(tokio::io::AsyncReadExt::read_to_end(&mut read, &mut rest)).await.unwrap();
@@ -335,9 +341,8 @@ async fn a_client_that_goes_while_there_is_no_path_takes_its_half_with_it() {
     until("the stream is gone", || count(&scene.agent, "stream") == 0).await;
     scene.peer.control.write(&Frame::ResumeWanted(orp::ResumeWanted { stream_id: id })).await;
     let gone = loop {
-        match scene.peer.control.frame().await {
-            Frame::StreamReject(reject) => break reject,
-            _ => {}
+        if let Frame::StreamReject(reject) = scene.peer.control.frame().await {
+            break reject;
         }
     };
     assert_eq!((gone.code, gone.stream_id), (410, id));

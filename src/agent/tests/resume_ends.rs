@@ -165,7 +165,8 @@ async fn a_peer_that_sends_no_checkpoints_stalls_nobody_and_its_streams_are_not_
     let Consumer { agent, peer, local, mut stream, .. } = consumer(&[]).await;
     stream.expect(b"ask").await;
     let (mut read, mut write) = local.into_split();
-    let sent = tokio::spawn(async move { write.write_all(&vec![b'x'; 4 * RING]).await.map(|()| write) });
+    let mut sending = tokio::task::JoinSet::new();
+    sending.spawn(async move { write.write_all(&vec![b'x'; 4 * RING]).await.map(|()| write) });
     let mut got = vec![0; RING - 3];
     soon(stream.recv.read_exact(&mut got)).await.unwrap();
     let more = tokio::time::timeout(Duration::from_secs(1), stream.recv.read(&mut got)).await;
@@ -173,7 +174,7 @@ async fn a_peer_that_sends_no_checkpoints_stalls_nobody_and_its_streams_are_not_
     for _ in 0..3 {
         soon(stream.recv.read_exact(&mut got)).await.unwrap();
     }
-    let _write = soon(sent).await.unwrap().unwrap();
+    let _write = soon(sending.join_next()).await.unwrap().unwrap().unwrap();
     peer.quic.close(0_u32.into(), b"gone");
     let end = soon(tokio::io::AsyncReadExt::read_to_end(&mut read, &mut Vec::new())).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);

@@ -23,10 +23,9 @@ use crate::core::ids::Capability;
 use crate::core::policy::{Effect, P2pMode};
 use crate::core::resume::pairing::{Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
 use crate::core::ticket::TicketFacts;
-use crate::directory::audit_log::record::Side;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
-use crate::relay::decision::{Question, decide};
+use crate::relay::decision::Question;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -305,21 +304,23 @@ impl EntryState {
     /// Asks the rules again for a stream that was opened at another relay, or before this one was restarted: both sides, as for
     /// an open. A direct path is what both the ticket and the rules say now.
     fn proven_by(&self, ticket: &TicketFacts) -> Result<Joined, Refusal> {
-        let (consumer, provider) = (ticket.consumer.as_str(), ticket.provider.as_str());
-        let ask = |side, caller, target| {
-            let (tenant, method, stream_id) = (self.claim.tenant(), ticket.method.as_str(), self.claim.stream_id());
-            let verdict = decide(self.vault(), Question { tenant, side, caller, target, method, stream_id });
-            if verdict.is_allowed() { Ok(verdict.p2p_mode) } else { Err(Refusal::RulesDeny) }
-        };
-        let caller = ask(Side::Caller, consumer, &ticket.target)?;
-        let callee = ask(Side::Callee, provider, consumer)?;
-        let facts = StreamFacts {
+        let parties = parties(ticket);
+        let mut facts = StreamFacts {
             target: ticket.target.clone(),
             method: ticket.method.clone(),
-            p2p_mode: ticket.p2p_mode.combine(caller).combine(callee),
+            p2p_mode: ticket.p2p_mode,
             opened_at: SystemTime::now(),
         };
-        Ok(Joined { parties: parties(ticket), facts: Arc::new(facts), how: "matched_ticket" })
+        let mut p2p_mode = facts.p2p_mode;
+        for question in Question::of_stream(&parties, &facts, self.claim.stream_id()) {
+            let verdict = question.decide(self.vault());
+            if !verdict.is_allowed() {
+                return Err(Refusal::RulesDeny);
+            }
+            p2p_mode = p2p_mode.combine(verdict.p2p_mode);
+        }
+        facts.p2p_mode = p2p_mode;
+        Ok(Joined { parties, facts: Arc::new(facts), how: "matched_ticket" })
     }
 
     /// What is known of a stream that this relay never saw: it must not leave the relay (architecture §5, invariant 3).

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | Owns | both pump tasks, and through them both streams; the stream's place in the index and its route |
-//! | Receives | the ends of its two pumps |
+//! | Receives | the ends of its two pumps; `Denied` |
 //! | Sends | nothing |
 //! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written; the agents do, and resume it |
 //! | Lost on crash | the path: both halves are dropped, and a dropped half is a reset (`RESUMABLE` where both agents know it), never a FIN |
@@ -26,14 +26,14 @@ use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
 use crate::net::framed::write_frame;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
-use crate::net::stream::{BiStream, RecvHalf, SendHalf};
+use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode};
 use crate::net::stream_limit::StreamUse;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Parties, Reservation, StreamFacts};
-use crate::vault::traffic::{Admitted, Counted};
+use crate::vault::traffic::{Admitted, Counted, LiveStream};
 
 /// A stream whose provider has accepted: everything that a splice takes over.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub enum Direction {
 pub enum SpliceMsg {
     /// One direction has ended.
     PumpEnded(Direction, Result<PumpEnd, Panicked>),
+    /// The rules do not allow the stream any more, for this reason.
+    Denied(String),
 }
 
 /// What a splice is started with.
@@ -101,11 +103,14 @@ pub struct SpliceState {
     stream_id: StreamId,
     parties: Parties,
     since: Instant,
+    codes: CodeAgreement,
+    /// What all four halves say when the splice ends without them.
+    drop_code: SharedDropCode,
     up: Lane,
     down: Lane,
     vault: Arc<Vault>,
     _counted: Counted,
-    _reservation: Reservation,
+    reservation: Reservation,
     _routed: Routed,
     _stream_uses: [StreamUse; 2],
 }
@@ -143,26 +148,35 @@ impl Actor for Splice {
         };
         let lost = ResetCode::RESUMABLE.for_peer(pair.codes);
         let (mut consumer, mut provider) = (pair.consumer, pair.provider);
-        consumer.set_drop_code(lost);
-        provider.set_drop_code(lost);
+        let drop_code = SharedDropCode::new(lost);
+        consumer.share_drop_code(&drop_code);
+        provider.share_drop_code(&drop_code);
         let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.to_provider, pair.codes);
         let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.to_consumer, pair.codes);
         pair.reservation.carried_by(slot.node(), &pair.facts);
         describe(&slot, &about, &up.count, &down.count);
         recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
         pair.vault.metrics.streams_opened.inc();
-        let counted = pair.vault.traffic.began(&up.count, &down.count);
+        let live = LiveStream {
+            id: pair.stream_id,
+            parties: pair.parties.clone(),
+            facts: Arc::clone(&pair.facts),
+            splice: Arc::downgrade(slot.node()),
+        };
+        let counted = pair.vault.traffic.began(live, &up.count, &down.count);
         // Only now: a drain that waits for one of the two never sees none.
         drop(pair.admitted);
         Ok(SpliceState {
             _counted: counted,
+            codes: pair.codes,
+            drop_code,
             vault: pair.vault,
             stream_id: pair.stream_id,
             parties: pair.parties,
             since: Instant::now(),
             up,
             down,
-            _reservation: pair.reservation,
+            reservation: pair.reservation,
             _routed: pair.routed,
             _stream_uses: pair.stream_uses,
         })
@@ -171,9 +185,17 @@ impl Actor for Splice {
     async fn handle(
         &self,
         myself: ActorRef<SpliceMsg>,
-        SpliceMsg::PumpEnded(direction, end): SpliceMsg,
+        message: SpliceMsg,
         state: &mut SpliceState,
     ) -> Result<(), ActorProcessingErr> {
+        let (direction, end) = match message {
+            SpliceMsg::PumpEnded(direction, end) => (direction, end),
+            SpliceMsg::Denied(why) => {
+                state.on_denied(why);
+                myself.stop(None);
+                return Ok(());
+            }
+        };
         // A pump that panicked fails the splice: the other direction is reset with it.
         let end = end?;
         match direction {
@@ -184,6 +206,16 @@ impl Actor for Splice {
             myself.stop(None);
         }
         Ok(())
+    }
+}
+
+impl SpliceState {
+    /// It ends with a reset that says so, and may not be resumed on the strength of what is remembered of it.
+    fn on_denied(&mut self, why: String) {
+        tracing::info!(stream = %self.stream_id, consumer = %self.parties.consumer, why, "stream is not allowed any more");
+        self.vault.flights.note(self.parties.consumer.tenant(), self.stream_id, why);
+        self.drop_code.set(ResetCode::DENIED.for_peer(self.codes));
+        self.reservation.forget();
     }
 }
 

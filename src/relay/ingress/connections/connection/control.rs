@@ -31,7 +31,8 @@ use crate::vault::Vault;
 use crate::vault::connections::AgentConnection;
 
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
-const SUPPORTED: [Capability; 8] = [
+const SUPPORTED: [Capability; 9] = [
+    Capability::GoAway,
     Capability::ResumeCode,
     Capability::FinState,
     Capability::ResumeCall,
@@ -134,6 +135,7 @@ impl ControlState {
                 self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
                 self.args.connection.greeted(features);
+                self.args.vault.drain.tell(&self.args.connection);
                 None
             }
             Some(Ok(frame)) => {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::{ConnectionArgs, Fresh};
 use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Verdict};
@@ -30,7 +31,7 @@ use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
-use crate::relay::decision::{Question, decide};
+use crate::relay::decision::Question;
 use crate::relay::provider::{self, ProviderAnswer};
 use crate::relay::splices::splice::Pair;
 use crate::relay::tickets::{self, Presented};
@@ -285,8 +286,8 @@ impl HandshakeState {
         while let Some(action) = actions.pop_front() {
             let follow_up = match action {
                 Action::DecideCaller { target, method } => {
-                    let caller = self.from.connection.agent.as_str().to_owned();
-                    Some(Event::CallerDecided(self.decide(Side::Caller, &caller, target.as_str(), &method)))
+                    let caller = &self.from.connection.agent;
+                    Some(Event::CallerDecided(self.decide(Side::Caller, caller, target.as_str(), &method)))
                 }
                 Action::Resolve { target } => {
                     let tenant = self.from.connection.agent.tenant();
@@ -299,8 +300,8 @@ impl HandshakeState {
                     })
                 }
                 Action::DecideCallee { candidate, method } => {
-                    let target = self.from.connection.agent.as_str().to_owned();
-                    Some(Event::CalleeDecided(self.decide(Side::Callee, candidate.agent.as_str(), &target, &method)))
+                    let consumer = self.from.connection.agent.as_str();
+                    Some(Event::CalleeDecided(self.decide(Side::Callee, &candidate.agent, consumer, &method)))
                 }
                 Action::Reserve { stream_id, candidate } => Some(self.reserve(stream_id, &candidate)),
                 Action::Release => {
@@ -338,9 +339,9 @@ impl HandshakeState {
         progress
     }
 
-    fn decide(&self, side: Side, caller: &str, target: &str, method: &str) -> Verdict {
-        let (tenant, stream_id) = (self.from.connection.agent.tenant(), StreamId(self.asked.stream_id));
-        decide(&self.from.vault, Question { tenant, side, caller, target, method, stream_id })
+    fn decide(&self, side: Side, caller: &AgentUri, target: &str, method: &str) -> Verdict {
+        let stream_id = StreamId(self.asked.stream_id);
+        Question { side, caller, target, method, stream_id }.decide(&self.from.vault)
     }
 
     fn reserve(&mut self, stream_id: StreamId, candidate: &Candidate) -> Event {
