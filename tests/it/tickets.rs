@@ -228,6 +228,32 @@ async fn one_ticket_on_either_half_is_enough_at_a_relay_that_never_saw_the_strea
 }
 
 #[tokio::test]
+async fn a_demotion_shows_a_ticket_as_a_resume_does() {
+    let fleet = Fleet::new();
+    let mut first = fleet.relay("r1").await;
+    let second = fleet.relay("r2").await;
+    let ticket = first.ticket(7).await;
+    let demotion = |my_position, peer_ack_position, ticket: &[u8]| {
+        Frame::MigrateToRelay(orp::MigrateToRelay {
+            stream_id: 7,
+            my_position,
+            peer_ack_position,
+            reason: "peer_close".into(),
+            ticket: ticket.into(),
+            ..Default::default()
+        })
+    };
+    let (mut one, mut other) = (second.consumer.fresh().await, second.provider.fresh().await);
+    write_frame(&mut one.send, &demotion(5, 0, &ticket)).await.unwrap();
+    second.parked(1).await;
+    let mut stranger = second.provider.fresh().await;
+    write_frame(&mut stranger.send, &demotion(0, 5, &ticket[1..])).await.unwrap();
+    is_denied(stranger).await;
+    write_frame(&mut other.send, &demotion(0, 5, &[])).await.unwrap();
+    flows(&mut one, &mut other).await;
+}
+
+#[tokio::test]
 async fn without_a_ticket_no_stream_goes_on_at_a_relay_that_never_saw_it() {
     let fleet = Fleet::new();
     let mut first = fleet.relay("r1").await;

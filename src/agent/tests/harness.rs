@@ -21,6 +21,8 @@ use crate::supervise::report::Report;
 
 /// Nothing here takes longer unless it is broken.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Comes with STREAM_READY; an agent cannot tell it from a real one.
+pub(super) const TICKET: &[u8] = b"ticket";
 /// What an agent names.
 pub(super) const NAMED: [&str; 7] =
     ["reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
@@ -178,7 +180,7 @@ impl Peer {
     /// STREAM_READY, with what the agent at the other end named.
     pub(super) async fn ready_named(&mut self, stream_id: u64, named: &[&str]) {
         let peer_capabilities = named.iter().map(ToString::to_string).collect();
-        let ready = orp::StreamReady { stream_id, peer_capabilities, ..orp::StreamReady::default() };
+        let ready = orp::StreamReady { stream_id, peer_capabilities, ticket: TICKET.to_vec() };
         self.control.write(&Frame::StreamReady(ready)).await;
     }
 
