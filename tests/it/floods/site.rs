@@ -161,11 +161,11 @@ async fn spawn(args: &[OsString], deployment: &Deployment, listen: SocketAddr) -
     std::fs::remove_file(path("ready.json")).ok();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(path("relay.log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
-    let child = command.args(args).arg("--listen").arg(listen.to_string()).stdin(Stdio::null()).stderr(log).spawn().unwrap();
-    let ready: serde_json::Value = eventually("the ready file", || {
-        serde_json::from_str(&std::fs::read_to_string(path("ready.json")).ok()?).ok()
-    })
-    .await;
+    let child =
+        command.args(args).arg("--listen").arg(listen.to_string()).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let ready: serde_json::Value =
+        eventually("the ready file", || serde_json::from_str(&std::fs::read_to_string(path("ready.json")).ok()?).ok())
+            .await;
     (child, ready["quic"].as_str().unwrap().parse().unwrap())
 }
 

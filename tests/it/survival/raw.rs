@@ -39,7 +39,13 @@ impl Way {
     fn new() -> Arc<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let still = Mutex::new(Still { since: Instant::now(), longest: Duration::ZERO });
-        Arc::new(Self { number, said: AtomicU64::new(0), heard: AtomicU64::new(0), most: watch::Sender::new(u64::MAX), still })
+        Arc::new(Self {
+            number,
+            said: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            most: watch::Sender::new(u64::MAX),
+            still,
+        })
     }
 
     /// Bytes that the socket at its beginning has taken.

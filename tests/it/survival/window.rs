@@ -73,18 +73,12 @@ async fn past_the_window_both_local_sockets_are_reset_and_nothing_is_left() {
         }
         wired.world.nothing_is_left().await;
         // Until the connection that the relay could not close is gone for it, too.
-        eventually("no more actors than before", || {
-            (walk(wired.world.relay.root()).len() <= actors).then_some(())
-        })
-        .await;
+        eventually("no more actors than before", || (walk(wired.world.relay.root()).len() <= actors).then_some(()))
+            .await;
         wired.world.raw().await.complete().await;
     };
     let long = Duration::from_secs(30);
-    tokio::join!(
-        late(PROVIDER, WINDOW, WINDOW),
-        late(CONSUMER, WINDOW, WINDOW),
-        late(PROVIDER, long, WINDOW),
-    );
+    tokio::join!(late(PROVIDER, WINDOW, WINDOW), late(CONSUMER, WINDOW, WINDOW), late(PROVIDER, long, WINDOW),);
 }
 
 async fn half(peer: &Peer, id: u64) -> BiStream {
