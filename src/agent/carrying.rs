@@ -16,6 +16,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -126,6 +127,11 @@ impl Carried {
         inner.settle_kind();
         drop(inner);
         self.keeper.notify_one();
+    }
+
+    /// A ticket of the stream came: it proves the stream to a relay that never saw it.
+    pub fn keep_ticket(&self, ticket: Bytes) {
+        self.lock().ticket = ticket;
     }
 
     /// The partner's checkpoint came.

@@ -24,12 +24,13 @@ use crate::proto::orp;
 use crate::vault::control_writer::ControlWriter;
 
 /// What this agent uses of wire.md §9.
-pub const CAPABILITIES: [Capability; 6] = [
+pub const CAPABILITIES: [Capability; 7] = [
     Capability::RejectCtrl,
     Capability::ResumeEcho,
     Capability::ResumeCode,
     Capability::FinState,
     Capability::ResumeCall,
+    Capability::ResumeTicket,
     Capability::PeerCaps,
 ];
 /// The only protocol version (wire.md §2, HELLO).
