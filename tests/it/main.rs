@@ -28,3 +28,4 @@ mod reload;
 mod resume;
 mod singletons;
 mod survival;
+mod tickets;
