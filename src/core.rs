@@ -9,3 +9,4 @@ pub mod policy;
 pub mod reject;
 pub mod resume;
 pub mod ring;
+pub mod ticket;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::clock::now_unix_ms;
 use crate::config::Problems;
 use crate::config::relay::RelayConfig;
 use crate::config::reload::Changes;
+use crate::core::ticket::keys::FleetKeys;
 use crate::metrics::Metrics;
 use crate::net::quic;
 use crate::supervise::fault::Fault;
@@ -31,12 +33,14 @@ use crate::vault::parking::Parking;
 use crate::vault::policy::PolicyStore;
 use crate::vault::settings::Settings;
 use crate::vault::streams::StreamIndex;
+use crate::vault::tickets::Tickets;
 use crate::vault::traffic::Traffic;
 
 pub mod admin;
 pub mod audit;
 pub mod credentials;
 pub mod decision;
+pub mod fleet_key;
 pub mod http;
 pub mod ingress;
 pub mod policy;
@@ -45,6 +49,7 @@ pub mod refusal;
 pub mod registry;
 pub mod resume;
 pub mod splices;
+pub mod tickets;
 pub mod tree;
 pub mod watch_files;
 
@@ -58,6 +63,9 @@ pub enum StartError {
     /// Its certificate, key or CA cannot be used.
     #[error("credentials")]
     Credentials(#[from] credentials::CredentialsError),
+    /// The fleet's key file cannot be used.
+    #[error("fleet key")]
+    FleetKey(#[from] fleet_key::FleetKeyError),
     /// The UDP socket cannot be had.
     #[error("cannot listen on udp {addr}")]
     Bind {
@@ -98,6 +106,7 @@ impl Relay {
     /// Whatever keeps it from serving; nothing runs then.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
+        let keys = fleet_keys(config.resume.fleet_key.as_deref())?;
         let endpoint = quic::bind(config.listen, &config.quic, None)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         endpoint.set_server_config(Some(server));
@@ -109,6 +118,7 @@ impl Relay {
             policy: PolicyStore::default(),
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
+            tickets: Tickets::new(keys),
             connections: Connections::new(&metrics, config.limits.control_queue),
             arrivals: Arrivals::default(),
             parking: Parking::default(),
@@ -225,6 +235,14 @@ impl Relay {
             tracing::warn!(within = ?FAREWELL, "some peers did not hear that the relay stops");
         }
     }
+}
+
+fn fleet_keys(file: Option<&Path>) -> Result<FleetKeys, fleet_key::FleetKeyError> {
+    let Some(file) = file else {
+        tracing::info!("no `resume.fleet_key`: tickets are of use to this relay alone, and end with it");
+        return Ok(fleet_key::in_memory());
+    };
+    fleet_key::load_or_create(file)
 }
 
 fn bind_http(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {

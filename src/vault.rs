@@ -14,6 +14,7 @@
 //! | [`parking`] | halves of streams on their way to the entry of their stream | handshakes deliver, entries take |
 //! | [`routes`] | which connection holds the other end of a stream | splices |
 //! | [`flights`] | what happened to each stream, bounded | handshakes and splices |
+//! | [`tickets`] | the fleet's keys | the credentials actor |
 //! | [`traffic`] | live streams and their bytes | splices register |
 //! | [`places`] | how many connections there are, and how many of them are half-open | arrivals take, connections hold |
 //! | [`drain`] | whether the relay takes nothing new | whoever asks it to stop |
@@ -36,6 +37,7 @@ pub mod policy;
 pub mod routes;
 pub mod settings;
 pub mod streams;
+pub mod tickets;
 pub mod traffic;
 
 /// See the module's documentation.
@@ -52,6 +54,8 @@ pub struct Vault {
     pub audit: audit::AuditQueue,
     /// Who may act on which stream.
     pub streams: streams::StreamIndex,
+    /// The fleet's keys, and tickets under them.
+    pub tickets: tickets::Tickets,
     /// Established agent connections.
     pub connections: connections::Connections,
     /// TLS handshakes in progress.

@@ -17,6 +17,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -88,6 +89,8 @@ pub struct Carried {
     keeper: Notify,
     /// Told when the stream has another path, and when it is over.
     moved: Notify,
+    /// The other agent's half waits: an attempt that pauses is made at once.
+    called: Notify,
 }
 
 impl Carried {
@@ -104,8 +107,8 @@ impl Carried {
         let knowledge = Knowledge::new(session.features, peer);
         let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
         let inner = Mutex::new(Inner::new(endpoint, knowledge, session));
-        let (sender, receiver, keeper, moved) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
-        Arc::new(Self { role, clock, inner, sender, receiver, keeper, moved })
+        let (sender, receiver, keeper, moved, called) = Default::default();
+        Arc::new(Self { role, clock, inner, sender, receiver, keeper, moved, called })
     }
 
     /// What is shown of it.
@@ -128,6 +131,11 @@ impl Carried {
         inner.settle_kind();
         drop(inner);
         self.keeper.notify_one();
+    }
+
+    /// A ticket of the stream came: it proves the stream to a relay that never saw it.
+    pub fn keep_ticket(&self, ticket: Bytes) {
+        self.lock().ticket = ticket;
     }
 
     /// The partner's checkpoint came.
@@ -164,7 +172,10 @@ impl Carried {
             return Called::Finished;
         }
         match inner.endpoint.on_wanted(now) {
-            Wanted::Ignore => Called::Coming,
+            Wanted::Ignore => {
+                self.called.notify_one();
+                Called::Coming
+            }
             Wanted::Gone => Called::Gone,
             Wanted::Resume => {
                 self.freeze_in(&mut inner, "the other agent asks for a new path");

@@ -24,13 +24,14 @@ use crate::proto::orp;
 use crate::vault::control_writer::ControlWriter;
 
 /// What this agent uses of wire.md §9.
-pub const CAPABILITIES: [Capability; 7] = [
+pub const CAPABILITIES: [Capability; 8] = [
     Capability::GoAway,
     Capability::RejectCtrl,
     Capability::ResumeEcho,
     Capability::ResumeCode,
     Capability::FinState,
     Capability::ResumeCall,
+    Capability::ResumeTicket,
     Capability::PeerCaps,
 ];
 /// The only protocol version (wire.md §2, HELLO).

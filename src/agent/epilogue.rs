@@ -14,6 +14,7 @@ use crate::core::frame::Frame;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::core::resume::Fields;
+use crate::core::resume::finished::Finished;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::{BiStream, Read};
 use crate::supervise::task::{self, Owned};
@@ -38,10 +39,10 @@ impl Epilogues {
             Some(Called::Gone) => None,
             Some(Called::Finished) | None => vault.recall(id),
         };
-        if let Some(fields) = remembered {
+        if let Some(finished) = remembered {
             self.0.retain(|_, task| !task.is_finished());
             if !self.0.contains_key(&id) && self.0.len() < AT_ONCE {
-                self.0.insert(id, task::run(tell(Arc::clone(session), fields)));
+                self.0.insert(id, task::run(tell(Arc::clone(session), finished)));
             }
         } else if called != Some(Called::Finished) {
             // A stream that has just finished is about to be remembered; any other is lost, or was never here.
@@ -52,22 +53,23 @@ impl Epilogues {
 }
 
 /// Attaches a half with the numbers of a finished stream, writes the FIN again and reads the other agent's.
-async fn tell(session: Arc<Session>, fields: Fields) {
-    let id = fields.stream_id;
-    match timeout(WITHIN, exchange(&session, fields)).await {
+async fn tell(session: Arc<Session>, finished: Finished) {
+    let id = finished.fields.stream_id;
+    match timeout(WITHIN, exchange(&session, &finished)).await {
         Ok(Ok(())) => tracing::debug!(stream = %id, "told how the stream ended"),
         Ok(Err(why)) => tracing::debug!(stream = %id, why, "could not tell how the stream ended"),
         Err(_elapsed) => tracing::debug!(stream = %id, within = ?WITHIN, "nobody wants to know how the stream ended"),
     }
 }
 
-async fn exchange(session: &Session, fields: Fields) -> Result<(), String> {
+async fn exchange(session: &Session, finished: &Finished) -> Result<(), String> {
+    let fields = finished.fields;
     let fields = if session.features.contains(Capability::FinState) { fields } else { fields.without_fin() };
     let _stream_use = session.streams.take().ok_or("too many streams")?;
     let (send, recv) = session.quic.open_bi().await.map_err(|error| error.to_string())?;
     // Whatever goes wrong: the other agent's half is to be asked for again, not taken for answered.
     let mut stream = BiStream::from_quic(&session.quic, send, recv, ResetCode::RESUMABLE.for_peer(session.codes()));
-    let half = Frame::StreamResume(fields.to_resume(Vec::new()));
+    let half = Frame::StreamResume(fields.to_resume(session.shown(&finished.ticket)));
     write_frame(&mut stream.send, &half).await.map_err(|end| end.to_string())?;
     let theirs = match read_frame(&mut stream.recv, FRAME_MAX_BYTES).await {
         Ok(Frame::StreamResume(theirs)) => Fields::from(&theirs),

@@ -30,6 +30,7 @@ use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
 use crate::core::reject::ResetCode;
 use crate::core::resume::Fields;
+use crate::core::ticket;
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
 use crate::supervise::slot::Slot;
@@ -272,8 +273,11 @@ impl LinkState {
             Some(Ok(Frame::StreamReady(ready))) => {
                 let peer = Capabilities::from_names(&ready.peer_capabilities);
                 let peer = if session.features.contains(Capability::PeerCaps) { peer } else { Capabilities::default() };
+                // First: whoever hears that the stream is open has its ticket.
+                self.keep_ticket(session, ready.stream_id, ready.ticket);
                 self.tell(ready.stream_id, Signal::Ready { peer });
             }
+            Some(Ok(Frame::Ticket(orp::Ticket { stream_id, ticket }))) => self.keep_ticket(session, stream_id, ticket),
             Some(Ok(Frame::StreamCheckpoint(checkpoint))) => {
                 if !self.args.vault.routes.checkpoint(&Fields::from(&checkpoint)) {
                     tracing::debug!(stream = checkpoint.stream_id, "checkpoint for no stream of ours");
@@ -335,6 +339,14 @@ impl LinkState {
         let args = self.args.clone();
         if let Some(serving) = self.of(session.number) {
             serving.register_next(&args);
+        }
+    }
+
+    /// What is longer than a ticket can be is none.
+    fn keep_ticket(&self, session: &Session, stream_id: u64, ticket: Vec<u8>) {
+        let is_one = (1..=ticket::MAX_BYTES).contains(&ticket.len());
+        if is_one && session.features.contains(Capability::ResumeTicket) {
+            self.args.vault.routes.keep_ticket(StreamId(stream_id), &ticket.into());
         }
     }
 

@@ -17,8 +17,7 @@ use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
 use crate::core::reject::ResetCode;
-use crate::core::resume::Fields;
-use crate::core::resume::finished::FinishedStreams;
+use crate::core::resume::finished::{Finished, FinishedStreams};
 use crate::core::ring::{Allowance, Ring, RingLimits};
 
 pub mod draining;
@@ -280,8 +279,8 @@ impl AgentVault {
     }
 
     /// Remembers how a stream ended.
-    pub fn remember(&self, fields: Fields) {
-        self.finished().remember(fields, self.clock.elapsed());
+    pub fn remember(&self, finished: Finished) {
+        self.finished().remember(finished, self.clock.elapsed());
     }
 
     /// The id is used for a new stream.
@@ -291,7 +290,7 @@ impl AgentVault {
 
     /// How a stream ended, if it is remembered.
     #[must_use]
-    pub fn recall(&self, id: StreamId) -> Option<Fields> {
+    pub fn recall(&self, id: StreamId) -> Option<Finished> {
         self.finished().recall(id, self.clock.elapsed())
     }
 

@@ -47,6 +47,9 @@ pub struct RelayArgs {
     /// Rules (TOML); without them every open is denied
     #[arg(long, value_name = "FILE")]
     rules: Option<String>,
+    /// Keys that seal resume tickets, the same file at every relay of a fleet; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    fleet_key: Option<String>,
     /// File to which every decision is appended as a JSON line
     #[arg(long, value_name = "FILE")]
     audit: Option<String>,
@@ -86,6 +89,7 @@ impl RelayArgs {
             Overlay::optional("--key", "tls.key", self.key.as_ref()),
             Overlay::optional("--ca", "tls.ca", self.ca.as_ref()),
             Overlay::optional("--rules", "directory.rules", self.rules.as_ref()),
+            Overlay::optional("--fleet-key", "resume.fleet_key", self.fleet_key.as_ref()),
             Overlay::optional("--audit", "directory.audit", self.audit.as_ref()),
             Overlay::optional("--admin-socket", "admin.socket", self.admin_socket.as_ref()),
             Overlay::optional("--http", "http.listen", self.http.as_ref()),

@@ -1,6 +1,7 @@
 //! What a relay is told at its start. The sample with every key is `config/relay.toml`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -116,11 +117,32 @@ pub struct Resume {
     pub window: Duration,
     /// Whether two agents may go on with a stream that this relay never saw, where a rule allows a stream between them.
     pub allow_unproven: bool,
+    /// The file with the keys that seal tickets, the same at every relay of a fleet; made where it is not there. None: a key
+    /// in memory.
+    #[serde(with = "or_empty")]
+    pub fleet_key: Option<PathBuf>,
+    /// How long a ticket is good for; it is renewed at half that (wire.md §9, `resume-ticket`).
+    #[serde(with = "humantime_serde")]
+    pub ticket_life: Duration,
 }
 
 impl Default for Resume {
     fn default() -> Self {
-        Self { window: WINDOW, allow_unproven: true }
+        Self { window: WINDOW, allow_unproven: true, fleet_key: None, ticket_life: TICKET_LIFE }
+    }
+}
+
+impl Resume {
+    fn validate(&self) -> Vec<Invalid> {
+        let mut found = Vec::new();
+        if self.window.is_zero() || self.window > RESUME_WINDOW_MAX {
+            let what = "not within 1ms to 1m: longer, and a stream's agents are forgotten";
+            found.push(Invalid::at("resume.window", what));
+        }
+        if !TICKET_LIVES.contains(&self.ticket_life) {
+            found.push(Invalid::at("resume.ticket_life", "not within 1s to 30 days"));
+        }
+        found
     }
 }
 
@@ -282,12 +304,7 @@ impl RelayConfig {
         if self.drain.deadline > Duration::from_secs(SECONDS_MAX) {
             found.push(Invalid::at("drain.deadline", "longer than an hour"));
         }
-        if self.resume.window.is_zero() || self.resume.window > RESUME_WINDOW_MAX {
-            found.push(Invalid::at(
-                "resume.window",
-                "not within 1ms to 1m: longer, and a stream's agents are forgotten",
-            ));
-        }
+        found.extend(self.resume.validate());
         found.extend(self.tls.validate());
         found.extend(self.directory.validate());
         found.extend(self.log.validate());
@@ -308,6 +325,10 @@ where
 }
 
 const SECONDS_MAX: u64 = 3_600;
+/// How long a ticket is good for (wire.md §9).
+const TICKET_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// Less and renewals would be most of what an agent hears; more and a stolen ticket would be good for too long.
+const TICKET_LIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3_600);
 /// Half of what a stream is remembered for that nothing carries.
 const RESUME_WINDOW_MAX: Duration = Duration::from_secs(60);
 const COUNT_MAX: usize = 1 << 24;
@@ -420,6 +441,17 @@ mod tests {
         assert_eq!(keys(&config), [""; 0], "0 bytes: never rotated");
         config.directory.audit_keep += 1;
         assert_eq!(keys(&config), ["directory.audit_keep"]);
+    }
+
+    #[test]
+    fn a_ticket_lives_for_neither_a_moment_nor_a_year() {
+        let mut config = good();
+        for (life_s, expected) in
+            [(0, &["resume.ticket_life"][..]), (1, &[]), (2_592_000, &[]), (2_592_001, &["resume.ticket_life"])]
+        {
+            config.resume.ticket_life = Duration::from_secs(life_s);
+            assert_eq!(keys(&config), expected, "{life_s} s");
+        }
     }
 
     #[test]

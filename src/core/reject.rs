@@ -146,13 +146,13 @@ reset_codes! {
 }
 
 impl ResetCode {
-    /// The code to pass on when this one arrived from a stream's other agent: an application's own code (0x100 or above)
-    /// stays itself between agents that agreed. An agent that leaves its path to go on elsewhere says so to the other one, which
-    /// is to come too. Everything else becomes 0: our other codes concern one hop only.
+    /// The code to pass on when this one arrived from a stream's other agent: between agents that agreed, an application's own
+    /// code (0x100 or above) stays itself, and so do `RESUMABLE` and `MOVED`: an agent that leaves a path for another one must
+    /// not look like an application that cuts its stream. Everything else becomes 0: it concerns one hop only.
     #[must_use]
     pub fn passed_on(self, agreement: CodeAgreement) -> Self {
         match self {
-            Self::RESUMABLE | Self::MOVED => Self::RESUMABLE.for_peer(agreement),
+            Self::RESUMABLE | Self::MOVED => self.for_peer(agreement),
             code if code >= Self::APPLICATION => code.for_peer(agreement),
             _ => Self::UNSPECIFIED,
         }
@@ -219,16 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn an_applications_code_and_that_of_a_path_that_is_left_are_passed_on_between_agents_that_agreed() {
+    fn an_applications_code_and_that_of_a_path_are_passed_on_between_agents_that_agreed_and_no_other() {
         use CodeAgreement::{Both, None};
         for (code, agreement, passed) in [
             (0x100, Both, 0x100),
             (u64::MAX, Both, u64::MAX),
             (0xff, Both, 0),
             (0x10, Both, 0x10),
-            (0x11, Both, 0x10),
+            (0x11, Both, 0x11),
             (0x12, Both, 0),
-            (0x15, Both, 0),
             (0x100, None, 0),
             (0x10, None, 0),
             (0, Both, 0),

@@ -1,10 +1,11 @@
-//! The credentials actor: serves new connections with the certificate, key and CA as their files stand now.
+//! The credentials actor: serves new connections with the certificate, key and CA as their files stand now, and seals tickets
+//! under the fleet key as its file stands now. It also renews the tickets of streams that live for long.
 //!
 //! | | |
 //! |---|---|
 //! | Owns | the task that watches the files |
-//! | Receives | `FilesChanged`, `Recheck`, and the end of its task |
-//! | Sends | nothing: it hands the endpoint its configuration |
+//! | Receives | `FilesChanged`, `Recheck`, `LookForTickets`, and the end of its task |
+//! | Sends | TICKET to the connections of streams whose ticket is due; else nothing: it hands the endpoint its configuration, and the vault the fleet's keys |
 //! | Restart | permanent; a restart reads the files again |
 //! | Lost on crash | since when a connection's certificate has been invalid: its grace begins anew |
 //!
@@ -19,6 +20,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
 use super::watch_files::Files;
+use super::{fleet_key, tickets};
 use crate::config::relay::RelayConfig;
 use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError, RelayUri};
@@ -40,6 +42,8 @@ pub enum CredentialsMsg {
     FilesChanged,
     /// It is time to look at the certificates of established connections.
     Recheck(Result<(), Panicked>),
+    /// It is time to look which tickets are due.
+    LookForTickets(Result<(), Panicked>),
     /// The watching task ended, which it does only by a panic.
     WatchEnded(Result<std::convert::Infallible, Panicked>),
 }
@@ -89,6 +93,7 @@ pub struct CredentialsState {
     /// Since when a connection's certificate has been known to be invalid.
     invalid: HashMap<Generation, Instant>,
     recheck: Option<Owned>,
+    look: Option<Owned>,
     _watch: Owned,
 }
 
@@ -110,6 +115,7 @@ impl Actor for Credentials {
             check: None,
             invalid: HashMap::new(),
             recheck: None,
+            look: None,
             _watch: watch,
         };
         state.renew();
@@ -128,6 +134,10 @@ impl Actor for Credentials {
                 slept?;
                 state.recheck();
             }
+            CredentialsMsg::LookForTickets(slept) => {
+                slept?;
+                state.renew_tickets();
+            }
             CredentialsMsg::WatchEnded(end) => match end? {},
         }
         Ok(())
@@ -136,8 +146,9 @@ impl Actor for Credentials {
 
 async fn watch(slot: Slot<CredentialsMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
     let now = || {
-        let Tls { cert, key, ca } = vault.config.now().tls.clone();
-        Files::new(vec![cert, key, ca])
+        let config = vault.config.now();
+        let Tls { cert, key, ca } = config.tls.clone();
+        Files::new([cert, key, ca].into_iter().chain(config.resume.fleet_key.clone()).collect())
     };
     let mut files = now();
     let mut asked = vault.reload.subscribe();
@@ -164,6 +175,29 @@ impl CredentialsState {
             }
         }
         self.recheck();
+        self.read_fleet_key();
+        self.renew_tickets();
+    }
+
+    /// A file that is gone is not made again: it would be another key.
+    fn read_fleet_key(&self) {
+        let Some(file) = self.vault.config.now().resume.fleet_key.clone() else { return };
+        match fleet_key::load(&file) {
+            Ok(keys) => {
+                tracing::info!(newest = %keys.newest().id(), keys = keys.ids().count(), "fleet keys in use");
+                self.vault.tickets.publish(keys);
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::error!(error = format!("{error:#}"), "the fleet key cannot be used: the old keys stay in use");
+            }
+        }
+    }
+
+    fn renew_tickets(&mut self) {
+        tickets::renew_due(&self.vault);
+        let look = tokio::time::sleep(tickets::look_in(self.vault.config.now().resume.ticket_life));
+        self.look = Some(task::owned(&self.slot, look, CredentialsMsg::LookForTickets));
     }
 
     /// Closes the connections whose grace is over, and sees to it that they are looked at again.

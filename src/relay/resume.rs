@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
 use crate::core::ids::{Capability, StreamId};
-use crate::core::reject::{RejectCode, ResetCode};
+use crate::core::policy::Effect;
+use crate::core::reject::{CodeAgreement, RejectCode, ResetCode};
 use crate::core::resume::Fields;
-use crate::core::resume::pairing::{Echo, Half, Named, Origin, Unproven};
+use crate::core::resume::pairing::{Echo, Half, Named, Origin, Refusal, Unproven};
+use crate::core::ticket::TicketFacts;
+use crate::directory::audit_log::record::{AuditEvent, Side};
+use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::relay::ingress::connections::connection::Fresh;
 use crate::relay::splices::SplicesHandle;
@@ -51,7 +56,14 @@ impl ResumeHandle {
 
     /// An agent wants to go on with a stream: its half waits for the other, or is joined to it. When nobody takes it, its
     /// stream is reset, and the agent tries again.
-    pub fn arrived(&self, connection: &Arc<AgentConnection>, fresh: Fresh, fields: Fields, origin: Origin) {
+    pub fn arrived(
+        &self,
+        connection: &Arc<AgentConnection>,
+        fresh: Fresh,
+        fields: Fields,
+        origin: Origin,
+        ticket: Option<Box<TicketFacts>>,
+    ) {
         let Fresh { mut stream, stream_use, .. } = fresh;
         let limit = self.vault.config.now().limits.parked_per_agent;
         let Some(place) = connection.parked.take(limit) else {
@@ -72,7 +84,7 @@ impl ResumeHandle {
         // If this half is lost with whoever holds it, the agent is to send another.
         stream.set_drop_code(ResetCode::RESUMABLE.for_peer(connection.codes()));
         let connection = Arc::clone(connection);
-        match self.vault.parking.deliver(ArrivedHalf { half, connection, stream, stream_use, place }) {
+        match self.vault.parking.deliver(ArrivedHalf { half, connection, stream, ticket, stream_use, place }) {
             Delivered::To(node) => Slot::<EntryMsg>::at(node).tell(EntryMsg::HalfArrived),
             Delivered::New(claim) => {
                 let slot = Slot::at(Arc::clone(claim.node()));
@@ -107,6 +119,44 @@ impl ResumeHandle {
             _ => Unproven::NoRule,
         }
     }
+}
+
+/// Ends a half, in the way that its agent understands: with a code, or with a bare FIN before any echo (wire.md §5).
+pub fn turn_away(vault: &Vault, connection: &AgentConnection, id: StreamId, stream: BiStream, why: Refusal) {
+    let agent = &connection.agent;
+    vault.metrics.resume(why.name());
+    vault.flights.note(agent.tenant(), id, format!("half of {agent} is refused: {why}"));
+    tracing::info!(%agent, stream = %id, %why, "resume refused");
+    // What the rules deny is audited where they are asked.
+    if why.reject().code == RejectCode::Denied && why != Refusal::RulesDeny {
+        audit(vault, agent, "", id, Effect::Deny, why.reason());
+    }
+    match connection.codes() {
+        CodeAgreement::Both => {
+            stream.send.reset(why.reset());
+            stream.recv.stop(why.reset());
+        }
+        CodeAgreement::None => {
+            stream.send.finish();
+            stream.recv.stop(ResetCode::UNSPECIFIED);
+        }
+    }
+}
+
+/// What the relay itself lets pass or refuses.
+fn audit(vault: &Vault, caller: &AgentUri, target: &str, stream_id: StreamId, decision: Effect, reason: &str) {
+    vault.audit.push(AuditEvent {
+        ts_unix_ms: now_unix_ms(),
+        tenant: caller.tenant().as_str().into(),
+        side: Side::Relay,
+        caller: caller.as_str().into(),
+        target: target.into(),
+        method: "".into(),
+        decision,
+        rule: None,
+        reason: reason.into(),
+        stream_id,
+    });
 }
 
 /// The connection at a stream's other end. Where nothing carries the stream any more, its agents still tell one another how it

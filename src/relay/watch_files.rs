@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock::beat;
+
 /// How often files are looked at.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,7 @@ impl Files {
                     // Nobody can ask any more: the relay is going down.
                     Err(_) => std::future::pending().await,
                 },
-                () = tokio::time::sleep(EVERY) => if look(&self.paths) != self.seen { break },
+                () = tokio::time::sleep_until(beat(EVERY)) => if look(&self.paths) != self.seen { break },
             }
         }
     }

@@ -12,6 +12,7 @@ use super::places::Place;
 use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
 use crate::core::resume::pairing::{Half, HalfId};
+use crate::core::ticket::TicketFacts;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
 use crate::supervise::node::Node;
@@ -27,6 +28,8 @@ pub struct ArrivedHalf {
     pub connection: Arc<AgentConnection>,
     /// The stream, past its first frame.
     pub stream: BiStream,
+    /// What its ticket says, if it came with a valid one.
+    pub ticket: Option<Box<TicketFacts>>,
     /// It counts toward the connection's limit.
     pub stream_use: StreamUse,
     /// It counts toward the halves that its agent may park.

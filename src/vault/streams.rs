@@ -74,6 +74,20 @@ struct Record {
     epoch: u64,
     facts: Option<Arc<StreamFacts>>,
     carrier: Carrier,
+    /// When this relay last sent its agents a ticket of it.
+    ticketed_at: Option<Instant>,
+}
+
+/// A live stream whose agents are to get a new ticket.
+#[derive(Debug)]
+pub struct TicketDue {
+    /// Which stream, in the tenant of its agents.
+    pub id: StreamId,
+    /// Its two agents.
+    pub parties: Parties,
+    /// What it is about.
+    pub facts: Arc<StreamFacts>,
+    epoch: u64,
 }
 
 #[derive(Debug)]
@@ -158,12 +172,16 @@ impl StreamIndex {
         let epoch = self.0.epoch.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.0.shard(&key);
         shard.forget();
-        let record = Record { parties, epoch, facts: None, carrier: Carrier::None };
+        let mut record = Record { parties, epoch, facts: None, carrier: Carrier::None, ticketed_at: None };
         match shard.records.entry(key.clone()) {
             Entry::Occupied(taken) if taken.get().is_live() && taken.get().parties != record.parties => {
                 return Err(Conflict);
             }
             Entry::Occupied(mut taken) => {
+                if taken.get().parties == record.parties {
+                    // The stream goes on, and so does its ticket.
+                    record.ticketed_at = taken.get().ticketed_at;
+                }
                 let was_live = taken.insert(record).is_live();
                 self.0.live.fetch_add(usize::from(!was_live), Ordering::Relaxed);
             }
@@ -190,6 +208,27 @@ impl StreamIndex {
         Some(Known { parties: record.parties.clone(), facts: record.facts.clone(), splice })
     }
 
+    /// The live streams whose ticket is older than `age`, or that have none.
+    #[must_use]
+    pub fn tickets_due(&self, age: Duration) -> Vec<TicketDue> {
+        let due = |((_, id), record): (&Key, &Record)| {
+            let facts = record.facts.as_ref().filter(|_| matches!(record.carrier, Carrier::Splice(_)))?;
+            record.ticketed_at.is_none_or(|at| at.elapsed() >= age).then(|| TicketDue {
+                id: *id,
+                parties: record.parties.clone(),
+                facts: Arc::clone(facts),
+                epoch: record.epoch,
+            })
+        };
+        let shards = self.0.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        shards.flat_map(|shard| shard.records.iter().filter_map(due).collect::<Vec<_>>()).collect()
+    }
+
+    /// The ticket of a stream is renewed now.
+    pub fn ticketed(&self, due: &TicketDue) {
+        self.0.ticketed(&(due.parties.consumer.tenant().clone(), due.id), due.epoch);
+    }
+
     /// How many streams live.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -204,6 +243,12 @@ impl StreamIndex {
 }
 
 impl Shards {
+    fn ticketed(&self, key: &Key, epoch: u64) {
+        if let Some(record) = self.shard(key).records.get_mut(key).filter(|record| record.epoch == epoch) {
+            record.ticketed_at = Some(Instant::now());
+        }
+    }
+
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(key);
         #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
@@ -228,9 +273,14 @@ impl Reservation {
             record.facts = Some(Arc::clone(facts));
         }
     }
-}
 
-impl Reservation {
+    /// The stream's agents get a ticket now.
+    pub fn ticketed(&self) {
+        if let Some((index, key, epoch)) = &self.held {
+            index.ticketed(key, *epoch);
+        }
+    }
+
     /// Nothing is remembered of the stream once this is dropped.
     pub fn forget(&self) {
         let Some((index, key, epoch)) = &self.held else { return };

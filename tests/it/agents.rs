@@ -231,6 +231,79 @@ async fn kills_of_relay_actors_in_mid_transfer_lose_not_a_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_streams_under_a_hail_of_kills_all_come_to_their_true_end() {
+    const CLIENTS: u64 = 6;
+    const STREAMS: u64 = 12;
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let service = Service::new().await;
+    let _provider = provider(&deployment, &[&relay], &[("svc", service.addr)]).await;
+    let consumer = std::sync::Arc::new(consumer(&deployment, &[&relay], &["svc"]).await);
+    let mut services = tokio::task::JoinSet::new();
+    services.spawn(async move {
+        loop {
+            let mut served = service.accept().await;
+            tokio::spawn(async move {
+                let (mut read, mut write) = served.split();
+                // An open that was made again has left one behind that nobody resumes.
+                if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+                    drop(write.shutdown().await);
+                }
+            });
+        }
+    });
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let consumer = std::sync::Arc::clone(&consumer);
+        clients.spawn(async move {
+            for nth in 0..STREAMS {
+                let bytes = noise((client << 8) | nth, usize::try_from(2000 * (nth + 1) * (client + 1)).unwrap());
+                let (mut reading, mut writing) = connect(&consumer, "svc").await.into_split();
+                let send = async {
+                    writing.write_all(&bytes).await?;
+                    writing.shutdown().await
+                };
+                let mut got = Vec::new();
+                let (sent, received) = tokio::join!(send, reading.read_to_end(&mut got));
+                assert!(sent.is_ok() && received.is_ok(), "{client}.{nth}: {sent:?} {received:?}");
+                assert_eq!(sha256(&got), sha256(&bytes), "{client}.{nth}");
+            }
+        });
+    }
+    // Not the provider's: while it is away, opens are refused.
+    let link = format!("connection:{}", agent(2));
+    let mut strikes = 0;
+    let all = async {
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+    };
+    let hail = async {
+        loop {
+            strikes += 1;
+            let (victim, fault) = match strikes % 60 {
+                30 => (link.clone(), Fault::Stop),
+                n if n % 10 == 5 => ("splices".to_owned(), Fault::Kill),
+                n if n % 10 == 7 => ("resume".to_owned(), Fault::Kill),
+                _ => {
+                    let tree = relay.tree();
+                    let splice = tree.walk().find(|actor| actor.kind == "splice").map(|actor| actor.id.to_string());
+                    (splice.unwrap_or_default(), Fault::Kill)
+                }
+            };
+            // Between two lives there is nothing to kill.
+            drop(relay.inject(&victim, fault).await);
+            tokio::time::sleep(Duration::from_millis(8)).await;
+        }
+    };
+    tokio::select! {
+        () = all => {}
+        () = hail => {}
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("they do not come to their end"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_reaches_its_own_service_and_such_a_stream_is_not_resumed() {
     const BYTES: usize = 4 << 20;
     let deployment = Deployment::new();

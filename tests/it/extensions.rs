@@ -11,7 +11,7 @@ async fn hello_ack_names_only_what_both_know() {
     let relay = deployment.relay().await;
     let legacy = deployment.peer(&relay, 1, &[]).await;
     assert!(legacy.features.is_empty());
-    let modern = deployment.peer(&relay, 2, &["resume-code", "reject-ctrl", "teleport", "resume-ticket"]).await;
+    let modern = deployment.peer(&relay, 2, &["resume-code", "reject-ctrl", "teleport", "datagrams"]).await;
     let mut features = modern.features.clone();
     features.sort();
     assert_eq!(features, ["reject-ctrl", "resume-code"], "what this relay does not do, it does not accept");

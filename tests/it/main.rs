@@ -28,3 +28,4 @@ mod refusals;
 mod reload;
 mod resume;
 mod singletons;
+mod survival;

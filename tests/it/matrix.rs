@@ -17,6 +17,7 @@ pub use self::table::percentile;
 use self::table::{Cell, Table};
 use self::world::World;
 
+pub mod ends;
 pub mod flow;
 mod handshakes;
 mod services;

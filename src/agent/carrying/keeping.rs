@@ -13,6 +13,7 @@ use crate::agent::vault::session::{PathOn, Session};
 use crate::core::frame::Frame;
 use crate::core::resume::Fields;
 use crate::core::resume::endpoint::{Epoch, Loss, Phase, Tick};
+use crate::core::resume::finished::Finished;
 use crate::net::stream_limit::StreamUse;
 
 /// How often a stream without STREAM_READY looks at the time.
@@ -81,8 +82,8 @@ pub async fn run(shared: Arc<Carried>, vault: Arc<AgentVault>, mut on: OnSession
             }
         }
     }
-    if let Some(fields) = shared.finished() {
-        vault.remember(fields);
+    if let Some(finished) = shared.finished() {
+        vault.remember(finished);
     }
 }
 
@@ -128,12 +129,12 @@ impl Carried {
     }
 
     /// Its last numbers, if it has finished, confirmed or not.
-    fn finished(&self) -> Option<Fields> {
+    fn finished(&self) -> Option<Finished> {
         let inner = self.lock();
         let is_finished = match &inner.dead {
             Some(dead) => dead.loss == Loss::Confirmation,
             None => inner.endpoint.is_finished(),
         };
-        is_finished.then(|| inner.endpoint.fields())
+        is_finished.then(|| Finished { fields: inner.endpoint.fields(), ticket: inner.ticket.clone() })
     }
 }

@@ -17,6 +17,7 @@ use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
 use crate::net::framed::{FrameReadError, read_frame, write_frame};
 use crate::net::stream::{BiStream, End, WriteEnd};
+use crate::proto::orp;
 
 /// The pause before the second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -65,7 +66,11 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
             Attempt::Refused(why) => return Err(why),
             Attempt::Again(why) => {
                 tracing::debug!(stream = %id, why, "resuming again");
-                sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                tokio::select! {
+                    () = sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)) => {}
+                    // The other agent's half waits, and may not for long.
+                    () = shared.called.notified() => {}
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -95,8 +100,8 @@ async fn next_session(shared: &Carried, vault: &AgentVault, fall_back_at: Instan
 
 async fn attempt(shared: &Carried, session: Arc<Session>) -> Attempt {
     let Some(stream_use) = session.streams.take() else { return Attempt::Again("too many streams".to_owned()) };
-    let (fields, codes) = shared.half(&session);
-    let (stream, theirs) = match exchange(&session, fields, codes).await {
+    let (half, codes) = shared.half(&session);
+    let (stream, theirs) = match exchange(&session, half, codes).await {
         Ok(answer) => answer,
         Err(refused) => return refused,
     };
@@ -107,13 +112,16 @@ async fn attempt(shared: &Carried, session: Arc<Session>) -> Attempt {
 }
 
 /// Sends a half on a fresh stream of `session` and reads the echo.
-async fn exchange(session: &Session, fields: Fields, codes: CodeAgreement) -> Result<(BiStream, Fields), Attempt> {
+async fn exchange(
+    session: &Session,
+    half: orp::StreamResume,
+    codes: CodeAgreement,
+) -> Result<(BiStream, Fields), Attempt> {
     let again = |why: &dyn std::fmt::Display| Attempt::Again(why.to_string());
     let (send, recv) = session.quic.open_bi().await.map_err(|error| again(&error))?;
     let stream = BiStream::from_quic(&session.quic, send, recv, ResetCode::RESUMABLE.for_peer(codes));
     let mut stream = stream.within(&session.window);
-    let half = Frame::StreamResume(fields.to_resume(Vec::new()));
-    match write_frame(&mut stream.send, &half).await {
+    match write_frame(&mut stream.send, &Frame::StreamResume(half)).await {
         Ok(()) => {}
         Err(WriteEnd::Stopped(code)) => return Err(refusal(&End::Reset(code))),
         Err(end) => return Err(again(&end)),
@@ -141,11 +149,12 @@ fn refusal(end: &End) -> Attempt {
 
 impl Carried {
     /// What is said on a fresh path of `session`.
-    fn half(&self, session: &Session) -> (Fields, CodeAgreement) {
+    fn half(&self, session: &Session) -> (orp::StreamResume, CodeAgreement) {
         let mut inner = self.lock();
         inner.features = session.features;
         inner.settle_kind();
-        (inner.endpoint.fields(), agreement(session, inner.knowledge.peer))
+        let half = inner.endpoint.fields().to_resume(session.shown(&inner.ticket));
+        (half, agreement(session, inner.knowledge.peer))
     }
 
     /// The partner's numbers came: the path is the stream's from here on.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -83,6 +84,8 @@ pub(super) struct Inner {
     pub(super) from_path: Option<LaneEnd>,
     pub(super) dead: Option<Dead>,
     pub(super) resumed: u64,
+    /// The newest that came; empty where there is none.
+    pub(super) ticket: Bytes,
     /// Where the path is, or was last.
     pub(super) relay: RelayUri,
     /// The number of the session on which it is, or was last.
@@ -108,6 +111,7 @@ impl Inner {
             from_path: None,
             dead: None,
             resumed: 0,
+            ticket: Bytes::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::agent::carrying::{Called, Carried};
@@ -48,6 +49,7 @@ struct Slot {
     /// What came before the stream was attached.
     peer: Option<Capabilities>,
     checkpoint: Option<Fields>,
+    ticket: Option<Bytes>,
 }
 
 /// One stream's id, taken until this is dropped.
@@ -115,6 +117,22 @@ impl Routes {
             tracing::debug!(stream = %id, "nobody waits for the relay's word any more");
         }
         is_known
+    }
+
+    /// The relay's ticket of a stream came.
+    pub fn keep_ticket(&self, id: StreamId, ticket: &Bytes) {
+        let mut table = self.lock();
+        let slots = Role::BOTH.map(|role| (id, role));
+        let mut streams = Vec::new();
+        for key in slots {
+            let Some(slot) = table.slots.get_mut(&key) else { continue };
+            match &slot.stream {
+                Some(stream) => streams.push(Arc::clone(stream)),
+                None => slot.ticket = Some(ticket.clone()),
+            }
+        }
+        drop(table);
+        streams.iter().for_each(|stream| stream.keep_ticket(ticket.clone()));
     }
 
     /// The partner's checkpoint came; whether there is such a stream.
@@ -193,8 +211,11 @@ impl Route {
         let mut table = self.table.lock();
         let Some(slot) = table.slots.get_mut(&self.key).filter(|slot| slot.serial == self.serial) else { return };
         slot.stream = Some(Arc::clone(stream));
-        let (peer, checkpoint) = (slot.peer, slot.checkpoint.take());
+        let (peer, checkpoint, ticket) = (slot.peer, slot.checkpoint.take(), slot.ticket.take());
         drop(table);
+        if let Some(ticket) = ticket {
+            stream.keep_ticket(ticket);
+        }
         if let Some(peer) = peer {
             stream.on_ready(peer);
         }

@@ -134,6 +134,12 @@ impl Session {
         self.features.contains(Capability::RejectCtrl) && self.features.contains(Capability::ResumeCode)
     }
 
+    /// What of a stream's ticket goes to this relay: nothing if it does not know tickets (wire.md §9, `resume-ticket`).
+    #[must_use]
+    pub fn shown(&self, ticket: &[u8]) -> Vec<u8> {
+        if self.features.contains(Capability::ResumeTicket) { ticket.to_vec() } else { Vec::new() }
+    }
+
     /// Whether reset codes may be used toward this relay.
     #[must_use]
     pub fn codes(&self) -> CodeAgreement {

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Fields;
 use crate::core::ids::StreamId;
 
@@ -19,9 +21,18 @@ pub struct FinishedStreams {
     order: VecDeque<(Duration, StreamId)>,
 }
 
+/// How a stream ended, and how its partner's half is joined to that again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Finished {
+    /// Its last numbers.
+    pub fields: Fields,
+    /// Its last ticket; empty where there is none.
+    pub ticket: Bytes,
+}
+
 #[derive(Debug)]
 struct Remembered {
-    fields: Fields,
+    finished: Finished,
     since: Duration,
 }
 
@@ -33,7 +44,8 @@ impl FinishedStreams {
     }
 
     /// Remembers how a stream ended. Streams without an id are not asked for, and not remembered.
-    pub fn remember(&mut self, fields: Fields, now: Duration) {
+    pub fn remember(&mut self, finished: Finished, now: Duration) {
+        let fields = finished.fields;
         self.expire(now);
         if self.limit == 0 || !fields.stream_id.is_recorded() {
             return;
@@ -43,14 +55,14 @@ impl FinishedStreams {
             self.forget_oldest();
         }
         self.order.push_back((now, fields.stream_id));
-        self.streams.insert(fields.stream_id, Remembered { fields, since: now });
+        self.streams.insert(fields.stream_id, Remembered { finished, since: now });
     }
 
     /// How the stream ended; `None` when it is not remembered: the answer is then 410.
     #[must_use]
-    pub fn recall(&self, stream_id: StreamId, now: Duration) -> Option<Fields> {
+    pub fn recall(&self, stream_id: StreamId, now: Duration) -> Option<Finished> {
         let remembered = self.streams.get(&stream_id)?;
-        (now.saturating_sub(remembered.since) < REMEMBERED_FOR).then_some(remembered.fields)
+        (now.saturating_sub(remembered.since) < REMEMBERED_FOR).then(|| remembered.finished.clone())
     }
 
     /// The id is used for a new stream.
@@ -90,8 +102,9 @@ impl FinishedStreams {
 mod tests {
     use super::*;
 
-    fn ended(id: u64) -> Fields {
-        Fields { stream_id: StreamId(id), my_position: 10 * id, fin_sent: true, ..Fields::default() }
+    fn ended(id: u64) -> Finished {
+        let fields = Fields { stream_id: StreamId(id), my_position: 10 * id, fin_sent: true, ..Fields::default() };
+        Finished { fields, ticket: Bytes::from(vec![7; usize::from(id > 1)]) }
     }
 
     fn at(s: u64) -> Duration {

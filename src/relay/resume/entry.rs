@@ -17,16 +17,15 @@ use std::time::{Duration, Instant, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::ResumeHandle;
-use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::Capability;
 use crate::core::policy::{Effect, P2pMode};
-use crate::core::reject::{CodeAgreement, ResetCode};
-use crate::core::resume::pairing::{HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
-use crate::directory::audit_log::record::{AuditEvent, Side};
+use crate::core::resume::pairing::{Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
+use crate::core::ticket::TicketFacts;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
+use crate::relay::decision::Question;
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -34,7 +33,7 @@ use crate::vault::Vault;
 use crate::vault::connections::agreement;
 use crate::vault::parking::{ArrivedHalf, Claim};
 use crate::vault::routes::Routed;
-use crate::vault::streams::{Parties, StreamFacts};
+use crate::vault::streams::{Known as Indexed, Parties, StreamFacts};
 
 /// How often the partner is called while a half waits, and the window is looked at.
 const BEAT: Duration = Duration::from_secs(1);
@@ -67,6 +66,18 @@ pub struct EntryArgs {
 #[derive(Debug)]
 pub struct Entry;
 
+/// What a matched pair is, and how that is known.
+struct Joined {
+    parties: Parties,
+    facts: Arc<StreamFacts>,
+    /// The outcome in metrics.
+    how: &'static str,
+}
+
+fn parties(ticket: &TicketFacts) -> Parties {
+    Parties { consumer: ticket.consumer.clone(), provider: ticket.provider.clone() }
+}
+
 /// What an entry holds while it runs.
 #[derive(Debug)]
 pub struct EntryState {
@@ -75,6 +86,8 @@ pub struct EntryState {
     resume: ResumeHandle,
     pairing: Pairing,
     held: HashMap<HalfId, Held>,
+    /// What a ticket has shown of a stream that this relay does not know.
+    proven: Option<Box<TicketFacts>>,
     since: Instant,
     beat: Option<Owned>,
 }
@@ -101,7 +114,8 @@ impl Actor for Entry {
         slot.node().also_recorded(move || vault.flights.of(&tenant, id));
         // What made the inbox is in it.
         slot.tell(EntryMsg::HalfArrived);
-        Ok(EntryState { slot, claim, resume, pairing, held: HashMap::new(), since: Instant::now(), beat: None })
+        let (held, since) = (HashMap::new(), Instant::now());
+        Ok(EntryState { slot, claim, resume, pairing, held, proven: None, since, beat: None })
     }
 
     async fn handle(
@@ -139,18 +153,23 @@ impl EntryState {
         self.describe();
     }
 
-    fn on_half(&mut self, arrived: ArrivedHalf) {
+    fn on_half(&mut self, mut arrived: ArrivedHalf) {
         let half = arrived.half.clone();
-        let known = match self.vault().streams.known(self.claim.tenant(), self.claim.stream_id()) {
-            Some(known) => Known::Parties(known.parties.consumer, known.parties.provider),
-            None => Known::Nothing(self.resume.unproven(&half, self.pairing.waiting())),
-        };
+        let ticket = arrived.ticket.take();
+        let known = self.known(&half, ticket.as_deref());
         let (written, consumed) = (half.fields.my_position, half.fields.peer_ack_position);
         self.note(format!("half of {}: has written {written}, consumed {consumed}", half.agent));
         let id = half.id;
         let stopped = arrived.stream.send.stopped();
         let watch = task::owned(&self.slot, stopped, move |end| EntryMsg::HalfLost(id, end));
         self.held.insert(id, Held { arrived, _watch: watch });
+        if let (Some(shown), Some(proven)) = (&ticket, &self.proven)
+            && (shown.consumer != proven.consumer || shown.provider != proven.provider)
+        {
+            // Two streams with one id, at relays apart: the one whose half waits goes on.
+            return self.refuse(id, Refusal::NotAParty);
+        }
+        self.proven = self.proven.take().or(ticket);
         match self.pairing.on_half(half, &known, self.since.elapsed()) {
             Outcome::Parked => self.on_beat(),
             Outcome::ParkedInsteadOf(older, why) => {
@@ -161,6 +180,19 @@ impl EntryState {
             Outcome::BothRefused(halves, why) => halves.iter().for_each(|half| self.refuse(half.id, why)),
             Outcome::Matched(matched) => self.join(&matched),
         }
+    }
+
+    /// The index knows best; then a ticket counts.
+    fn known(&self, half: &Half, ticket: Option<&TicketFacts>) -> Known {
+        match (self.indexed(), ticket) {
+            (Some(known), _) => Known::Parties(known.parties.consumer, known.parties.provider),
+            (None, Some(ticket)) => Known::Parties(ticket.consumer.clone(), ticket.provider.clone()),
+            (None, None) => Known::Nothing(self.resume.unproven(half, self.pairing.waiting())),
+        }
+    }
+
+    fn indexed(&self) -> Option<Indexed> {
+        self.vault().streams.known(self.claim.tenant(), self.claim.stream_id())
     }
 
     fn on_lost(&mut self, id: HalfId, end: &WriteEnd) {
@@ -199,59 +231,55 @@ impl EntryState {
     }
 
     fn partner_of(&self, agent: &AgentUri) -> Option<AgentUri> {
-        let known = self.vault().streams.known(self.claim.tenant(), self.claim.stream_id())?;
-        known.parties.partner_of(agent).cloned()
+        match (self.indexed(), &self.proven) {
+            (Some(known), _) => known.parties.partner_of(agent).cloned(),
+            (None, Some(ticket)) => parties(ticket).partner_of(agent).cloned(),
+            (None, None) => None,
+        }
     }
 
-    /// Ends a half, in the way that its agent understands: with a code, or with a bare FIN before any echo (wire.md §5).
     fn refuse(&mut self, id: HalfId, why: Refusal) {
         let Some(Held { arrived, .. }) = self.held.remove(&id) else { return };
-        let ArrivedHalf { half, connection, stream, .. } = arrived;
-        self.vault().metrics.resume(why.name());
-        self.note(format!("half of {} is refused: {why}", half.agent));
-        tracing::info!(agent = %half.agent, stream = %half.fields.stream_id, %why, "resume refused");
-        if matches!(why, Refusal::NotAParty | Refusal::Unproven | Refusal::NoRule | Refusal::OtherTenant) {
-            self.audit(&half.agent, "", Effect::Deny, why.reason());
-        }
-        match connection.codes() {
-            CodeAgreement::Both => {
-                stream.send.reset(why.reset());
-                stream.recv.stop(why.reset());
-            }
-            CodeAgreement::None => {
-                stream.send.finish();
-                stream.recv.stop(ResetCode::UNSPECIFIED);
-            }
-        }
+        let ArrivedHalf { connection, stream, .. } = arrived;
+        super::turn_away(self.vault(), &connection, self.claim.stream_id(), stream, why);
     }
 
     /// Hands the pair over to a splice of its own. When nobody takes it, both are reset `RESUMABLE`.
     fn join(&mut self, matched: &Match) {
+        let origin = match (self.indexed(), self.proven.take().filter(|_| matched.proof == Proof::Parties)) {
+            (Some(Indexed { parties, facts, .. }), _) => {
+                let facts = facts.unwrap_or_else(|| self.unseen(&parties));
+                Ok(Joined { parties, facts, how: "matched" })
+            }
+            (None, Some(ticket)) => self.proven_by(&ticket),
+            (None, None) => {
+                // Who opened it is not known, and does not matter to its bytes.
+                let (consumer, provider) = (matched.first.agent.clone(), matched.second.agent.clone());
+                let parties = Parties { consumer, provider };
+                Ok(Joined { facts: self.unseen(&parties), parties, how: "matched_unproven" })
+            }
+        };
+        let Joined { parties, facts, how } = match origin {
+            Ok(joined) => joined,
+            Err(why) => return [&matched.first, &matched.second].iter().for_each(|half| self.refuse(half.id, why)),
+        };
         let (Some(first), Some(second)) = (self.held.remove(&matched.first.id), self.held.remove(&matched.second.id))
         else {
             return;
         };
         let (first, second) = (first.arrived, second.arrived);
-        let known = self.vault().streams.known(self.claim.tenant(), self.claim.stream_id());
         let (first_echo, second_echo) = matched.echoes();
-        // Who opened an unproven stream is not known, and does not matter to its bytes.
-        let first_is_consumer = known.as_ref().is_none_or(|known| known.parties.consumer == first.half.agent);
-        let ((consumer, to_consumer), (provider, to_provider)) = if first_is_consumer {
+        let ((consumer, to_consumer), (provider, to_provider)) = if parties.consumer == first.half.agent {
             ((first, first_echo), (second, second_echo))
         } else {
             ((second, second_echo), (first, first_echo))
         };
-        let parties = Parties { consumer: consumer.half.agent.clone(), provider: provider.half.agent.clone() };
-        let facts = known.and_then(|known| known.facts).unwrap_or_else(|| self.unseen(&parties));
         let Ok(reservation) = self.vault().streams.reserve(self.claim.stream_id(), parties.clone()) else {
             tracing::warn!(stream = %self.claim.stream_id(), "id was taken by others meanwhile: both halves are reset");
             return;
         };
-        self.vault().metrics.resume(match matched.proof {
-            Proof::Parties => "matched",
-            Proof::Rule => "matched_unproven",
-        });
-        self.note(format!("joined after {:?}", self.since.elapsed()));
+        self.vault().metrics.resume(how);
+        self.note(format!("joined after {:?}: {how}", self.since.elapsed()));
         let pair = Pair {
             stream_id: self.claim.stream_id(),
             parties,
@@ -273,31 +301,39 @@ impl EntryState {
         }
     }
 
+    /// Asks the rules again for a stream that was opened at another relay, or before this one was restarted: both sides, as for
+    /// an open. A direct path is what both the ticket and the rules say now.
+    fn proven_by(&self, ticket: &TicketFacts) -> Result<Joined, Refusal> {
+        let parties = parties(ticket);
+        let mut facts = StreamFacts {
+            target: ticket.target.clone(),
+            method: ticket.method.clone(),
+            p2p_mode: ticket.p2p_mode,
+            opened_at: SystemTime::now(),
+        };
+        let mut p2p_mode = facts.p2p_mode;
+        for question in Question::of_stream(&parties, &facts, self.claim.stream_id()) {
+            let verdict = question.decide(self.vault());
+            if !verdict.is_allowed() {
+                return Err(Refusal::RulesDeny);
+            }
+            p2p_mode = p2p_mode.combine(verdict.p2p_mode);
+        }
+        facts.p2p_mode = p2p_mode;
+        Ok(Joined { parties, facts: Arc::new(facts), how: "matched_ticket" })
+    }
+
     /// What is known of a stream that this relay never saw: it must not leave the relay (architecture §5, invariant 3).
     fn unseen(&self, parties: &Parties) -> Arc<StreamFacts> {
         let reason = "resumed, although this relay never saw it: a rule allows a stream between the two";
-        self.audit(&parties.consumer, parties.provider.as_str(), Effect::Allow, reason);
+        let (caller, target) = (&parties.consumer, parties.provider.as_str());
+        super::audit(self.vault(), caller, target, self.claim.stream_id(), Effect::Allow, reason);
         Arc::new(StreamFacts {
             target: String::new(),
             method: String::new(),
             p2p_mode: P2pMode::Forbidden,
             opened_at: SystemTime::now(),
         })
-    }
-
-    fn audit(&self, caller: &AgentUri, target: &str, decision: Effect, reason: &str) {
-        self.vault().audit.push(AuditEvent {
-            ts_unix_ms: now_unix_ms(),
-            tenant: caller.tenant().as_str().into(),
-            side: Side::Relay,
-            caller: caller.as_str().into(),
-            target: target.into(),
-            method: "".into(),
-            decision,
-            rule: None,
-            reason: reason.into(),
-            stream_id: self.claim.stream_id(),
-        });
     }
 
     fn note(&self, what: String) {

@@ -1,7 +1,8 @@
 //! The real program as a relay, looked at from outside.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::harness::{Deployment, Peer, SOON, agent, dial, eventually, rejection}
 const RULES: &str = "\
     [[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"neighbour\"\n\
     [[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"svc\"\n\
+    [[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"raw\"\n\
     [[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"nowhere\"\n";
 
 pub struct Site {
@@ -25,6 +27,7 @@ pub struct Site {
     pub process: Process,
     pub admin: PathBuf,
     pub child: Child,
+    args: Vec<OsString>,
 }
 
 /// What must come back to what it was.
@@ -37,27 +40,43 @@ pub struct Counts {
 impl Site {
     /// A relay with these settings, `KEY=VALUE`.
     pub async fn start(settings: &[&str]) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), settings).await
+    }
+
+    /// One that listens at this address.
+    pub async fn start_at(listen: SocketAddr, settings: &[&str]) -> Self {
         let deployment = Deployment::new();
         let config = deployment.relay_config("r1", RULES);
         let path = |name: &str| deployment.dir.path().join(name);
-        let (ready, admin) = (path("ready.json"), path("admin.sock"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
-        command.args(["relay", "--id", "r1", "--region", "acme", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.arg("--cert").arg(&config.tls.cert).arg("--key").arg(&config.tls.key).arg("--ca").arg(&config.tls.ca);
-        command.arg("--rules").arg(config.directory.rules.as_ref().unwrap()).arg("--ready-file").arg(&ready);
-        command.arg("--audit").arg(path("audit.jsonl")).arg("--admin-socket").arg(&admin);
-        for setting in settings {
-            command.arg("--set").arg(setting);
-        }
-        let log = std::fs::File::create(path("relay.log")).unwrap();
-        let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        let ready: serde_json::Value =
-            eventually("the ready file", || serde_json::from_str(&std::fs::read_to_string(&ready).ok()?).ok()).await;
-        let addr = ready["quic"].as_str().unwrap().parse().unwrap();
+        let admin = path("admin.sock");
+        let mut args = Vec::<OsString>::new();
+        args.extend(["relay", "--id", "r1", "--region", "acme", "--http", "127.0.0.1:0"].map(OsString::from));
+        let mut file = |flag: &str, path: &Path| args.extend([flag.into(), path.into()]);
+        file("--cert", &config.tls.cert);
+        file("--key", &config.tls.key);
+        file("--ca", &config.tls.ca);
+        file("--rules", config.directory.rules.as_ref().unwrap());
+        file("--ready-file", &path("ready.json"));
+        file("--audit", &path("audit.jsonl"));
+        file("--admin-socket", &admin);
+        args.extend(settings.iter().flat_map(|setting| ["--set", setting].map(OsString::from)));
+        let (child, addr) = spawn(&args, &deployment, listen).await;
         let process = Process::find(child.id()).unwrap();
-        let site = Self { deployment, addr, process, admin, child };
+        let site = Self { deployment, addr, process, admin, child, args };
         site.warm_up().await;
         site
+    }
+
+    /// The process is killed (SIGKILL): no peer hears a word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, at the address where it was.
+    pub async fn start_again(&mut self) {
+        (self.child, _) = spawn(&self.args, &self.deployment, self.addr).await;
+        self.process = Process::find(self.child.id()).unwrap();
     }
 
     /// One decision, so that the audit file is open.
@@ -134,6 +153,20 @@ impl Site {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// A new process, once it is ready; and where it listens.
+async fn spawn(args: &[OsString], deployment: &Deployment, listen: SocketAddr) -> (Child, SocketAddr) {
+    let path = |name: &str| deployment.dir.path().join(name);
+    std::fs::remove_file(path("ready.json")).ok();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(path("relay.log")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
+    let child =
+        command.args(args).arg("--listen").arg(listen.to_string()).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let ready: serde_json::Value =
+        eventually("the ready file", || serde_json::from_str(&std::fs::read_to_string(path("ready.json")).ok()?).ok())
+            .await;
+    (child, ready["quic"].as_str().unwrap().parse().unwrap())
 }
 
 impl Drop for Site {

@@ -18,7 +18,7 @@ use crate::harness::noise;
 
 /// A prime: a block that is lost or doubled does not fit what is expected next.
 const PERIOD: usize = 65_521;
-const CHUNK: usize = 16 << 10;
+pub const CHUNK: usize = 16 << 10;
 const SMALL: usize = 64;
 /// What a bulk stream has under way: enough to move continuously, little enough that a fault is not hidden behind seconds of queue.
 const UNDER_WAY: u64 = 256 << 10;
@@ -34,6 +34,22 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     pattern.extend_from_within(..CHUNK);
     pattern
 });
+
+/// What stream `number` carries at `at`; at most [`CHUNK`] bytes of it.
+pub fn expected(number: u64, at: u64, len: usize) -> &'static [u8] {
+    let from = usize::try_from((number * 7_919 + at) % PERIOD as u64).unwrap();
+    &PATTERN[from..from + len]
+}
+
+/// Whether `got` is what stream `number` carries at `at`.
+pub fn check(number: u64, at: u64, got: &[u8]) -> Result<(), String> {
+    let fits = got.chunks(CHUNK).scan(at, |at, part| {
+        let expected = expected(number, *at, part.len());
+        *at += part.len() as u64;
+        Some(part == expected)
+    });
+    if fits.into_iter().all(|fits| fits) { Ok(()) } else { Err(format!("other bytes than sent at {at}")) }
+}
 
 /// What the streams do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,18 +148,11 @@ impl Flow {
     }
 
     fn expected(&self, at: u64, len: usize) -> &'static [u8] {
-        let period = PERIOD as u64;
-        let from = usize::try_from((self.number * 7_919 + at) % period).unwrap();
-        &PATTERN[from..from + len]
+        expected(self.number, at, len)
     }
 
     fn check(&self, at: u64, got: &[u8]) -> Result<(), String> {
-        let fits = got.chunks(CHUNK).scan(at, |at, part| {
-            let expected = self.expected(*at, part.len());
-            *at += part.len() as u64;
-            Some(part == expected)
-        });
-        if fits.into_iter().all(|fits| fits) { Ok(()) } else { Err(format!("other bytes than sent at {at}")) }
+        check(self.number, at, got)
     }
 
     async fn next(&self, load: Load) {
@@ -252,7 +261,7 @@ impl Flow {
     }
 }
 
-fn is_reset(error: &io::Error) -> bool {
+pub fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
 }
 

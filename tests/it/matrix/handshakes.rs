@@ -28,7 +28,7 @@ impl World {
     pub async fn opens_in_flight(&self) -> (Opens, Arc<Node>) {
         let mut provider = self.deployment.peer(&self.relay, 3, &["resume-code"]).await;
         assert!(matches!(provider.register("slow").await, Frame::RegisterAck(_)));
-        let addr = self.consumer.local_addr("slow").unwrap();
+        let addr = self.ends.consumer.local_addr("slow").unwrap();
         let (mut asked, mut clients) = (Vec::new(), Vec::new());
         for n in 0..IN_FLIGHT {
             clients.push(tokio::spawn(question(TcpStream::connect(addr).await.unwrap(), n)));

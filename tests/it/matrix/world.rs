@@ -1,16 +1,15 @@
 //! A relay, two agents of the project's own, a service and its clients; and how one actor of the relay is struck.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrelay::agent::Agent;
-use outrelay::config::agent::{AgentConfig, Consume, Expose};
+use outrelay::config::agent::AgentConfig;
 use outrelay::pki::Issued;
 use outrelay::relay::Relay;
 use outrelay::supervise::fault::{self, Fault};
 use outrelay::supervise::node::{Node, Status};
 
+use super::ends::Ends;
 use super::flow::{Echo, End, Load, Running};
 use super::handshakes::Opens;
 use super::{HANG_DEADLINE, ends_for_good};
@@ -22,10 +21,8 @@ const LOOK: Duration = Duration::from_millis(1);
 pub struct World {
     pub deployment: Deployment,
     pub relay: Relay,
-    pub consumer: Agent,
     pub newcomer: Issued,
-    provider: Agent,
-    echo: Arc<Echo>,
+    pub ends: Ends,
 }
 
 /// What one strike did.
@@ -54,30 +51,28 @@ impl World {
         config.limits.handler = HANG_DEADLINE;
         config.limits.registry_call = HANG_DEADLINE * 2 / 3;
         let relay = Relay::start(config).await.unwrap();
-        let echo = Arc::new(Echo::default());
-        let service = echo.start().await;
+        Self::around(deployment, relay, |_, _| {}).await
+    }
+
+    /// Agents at `relay`; `set` may change what either is told.
+    pub async fn around(deployment: Deployment, relay: Relay, set: impl Fn(u8, &mut AgentConfig)) -> Self {
         let newcomer = deployment.ca.agent(&agent(0x77)).unwrap();
-        let provider = provider(&deployment, &relay, service).await;
-        let consumer = consumer(&deployment, &relay).await;
-        Self { deployment, relay, consumer, newcomer, provider, echo }
+        let ends = Ends::start(&deployment, relay.quic_addr().unwrap(), set).await;
+        Self { deployment, relay, newcomer, ends }
     }
 
     /// The streams of `load`, each of which has carried a byte there and back.
     pub async fn streams(&self, load: Load) -> Streams {
-        let mut streams = Streams { load, running: Vec::new(), echo: Arc::clone(&self.echo) };
+        let mut streams = Streams { load, running: Vec::new(), echo: Arc::clone(&self.ends.echo) };
         streams.fill(self).await;
         streams
     }
 
-    fn stream(&self, load: Load) -> Running {
-        self.echo.stream(self.consumer.local_addr("svc").unwrap(), load)
-    }
-
     /// Opens a stream, and has it carry a question and its answer.
     pub async fn probe(&self) -> Ended {
-        let probe = self.stream(Load::Probe);
+        let probe = self.ends.stream(Load::Probe);
         probe.flow.end();
-        over(probe, &self.echo).await
+        over(probe, &self.ends.echo).await
     }
 
     /// A running actor of `kind` that the load uses, any of them.
@@ -150,8 +145,7 @@ impl World {
     }
 
     pub async fn shutdown(self) {
-        self.consumer.shutdown().await;
-        self.provider.shutdown().await;
+        self.ends.shutdown().await;
         self.relay.shutdown().await;
     }
 }
@@ -166,7 +160,7 @@ pub struct Streams {
 impl Streams {
     async fn fill(&mut self, world: &World) {
         while self.running.len() < self.load.streams() {
-            self.running.push(world.stream(self.load));
+            self.running.push(world.ends.stream(self.load));
         }
         self.running.iter().for_each(|stream| stream.flow.poke());
         eventually("every stream moves", || self.running.iter().all(|it| it.flow.echoed() > 0).then_some(())).await;
@@ -219,7 +213,7 @@ impl Streams {
             ends.push(over(stream, &self.echo).await);
         }
         while self.running.len() < self.load.streams() {
-            self.running.push(world.stream(self.load));
+            self.running.push(world.ends.stream(self.load));
         }
         ends
     }
@@ -236,7 +230,7 @@ impl Streams {
 }
 
 /// Waits until both ends are done with a stream.
-async fn over(Running { flow, client }: Running, echo: &Echo) -> Ended {
+pub async fn over(Running { flow, client }: Running, echo: &Echo) -> Ended {
     let end = soon("the stream ends", client).await.unwrap();
     eventually("the service is done with it", || (!flow.is_in_service()).then_some(())).await;
     echo.forget(&flow);
@@ -253,7 +247,7 @@ async fn eventually_soon(what: &str, mut holds: impl FnMut() -> bool) {
     soon(what, looking).await;
 }
 
-fn walk(root: &Arc<Node>) -> Vec<Arc<Node>> {
+pub fn walk(root: &Arc<Node>) -> Vec<Arc<Node>> {
     let mut found = vec![Arc::clone(root)];
     let mut next = 0;
     while let Some(node) = found.get(next) {
@@ -262,36 +256,4 @@ fn walk(root: &Arc<Node>) -> Vec<Arc<Node>> {
         next += 1;
     }
     found
-}
-
-fn config(deployment: &Deployment, n: u8, relay: &Relay) -> AgentConfig {
-    let mut config = AgentConfig {
-        relays: vec![relay.quic_addr().unwrap().to_string().parse().unwrap()],
-        tls: deployment.agent_tls(&agent(n)),
-        ..AgentConfig::default()
-    };
-    // Connections are closed here many times a minute; an agent must not take that for a relay to be left alone.
-    config.backoff.initial = Duration::from_millis(20);
-    config.backoff.max = Duration::from_millis(100);
-    config
-}
-
-async fn provider(deployment: &Deployment, relay: &Relay, service: SocketAddr) -> Agent {
-    let mut config = config(deployment, 1, relay);
-    config.expose = vec![Expose { name: "svc".to_owned(), to: service.to_string().parse().unwrap() }];
-    started(config).await
-}
-
-async fn consumer(deployment: &Deployment, relay: &Relay) -> Agent {
-    let mut config = config(deployment, 2, relay);
-    let consume =
-        |name: &str| Consume { name: name.to_owned(), method: String::new(), listen: "127.0.0.1:0".parse().unwrap() };
-    config.consume = vec![consume("svc"), consume("slow")];
-    started(config).await
-}
-
-async fn started(config: AgentConfig) -> Agent {
-    let agent = Agent::start(config).await.unwrap();
-    soon("the agent is registered", agent.wait_registered()).await;
-    agent
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::core::reject::{Reject, RejectCode, ResetCode};
+use crate::core::ticket::TicketError;
 
 /// Why a half is refused or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,10 @@ pub enum Refusal {
     WindowOver,
     /// The partner does not have the stream any more.
     PartnerGone,
+    /// The half came with a ticket that is worth nothing.
+    Ticket(TicketError),
+    /// A ticket shows whose stream it is, but the rules do not allow it any more.
+    RulesDeny,
 }
 
 impl Refusal {
@@ -43,6 +48,17 @@ impl Refusal {
         Self::Replaced,
         Self::WindowOver,
         Self::PartnerGone,
+        Self::Ticket(TicketError::Truncated),
+        Self::Ticket(TicketError::UnknownVersion),
+        Self::Ticket(TicketError::UnknownKey),
+        Self::Ticket(TicketError::Forged),
+        Self::Ticket(TicketError::BadContent),
+        Self::Ticket(TicketError::NotYetValid),
+        Self::Ticket(TicketError::Expired),
+        Self::Ticket(TicketError::OtherStream),
+        Self::Ticket(TicketError::OtherTenant),
+        Self::Ticket(TicketError::NotAParty),
+        Self::RulesDeny,
     ];
 
     /// Why, for the person who reads the agent's log.
@@ -59,6 +75,8 @@ impl Refusal {
             Self::Replaced => "a newer half of the same agent has come",
             Self::WindowOver => "the partner did not come in time",
             Self::PartnerGone => "the partner does not have the stream any more",
+            Self::Ticket(error) => error.reason(),
+            Self::RulesDeny => "the rules do not allow the stream any more",
         }
     }
 
@@ -76,6 +94,8 @@ impl Refusal {
             Self::Replaced => "replaced",
             Self::WindowOver => "window_over",
             Self::PartnerGone => "partner_gone",
+            Self::Ticket(error) => error.name(),
+            Self::RulesDeny => "rules_deny",
         }
     }
 
@@ -84,7 +104,9 @@ impl Refusal {
     pub fn reject(self) -> Reject {
         let code = match self {
             Self::NoStreamId | Self::OtherStream => RejectCode::BadRequest,
-            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => RejectCode::Denied,
+            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule | Self::Ticket(_) | Self::RulesDeny => {
+                RejectCode::Denied
+            }
             Self::PositionsDoNotFit | Self::Replaced => RejectCode::Conflict,
             Self::WindowOver | Self::PartnerGone => RejectCode::Gone,
         };
@@ -97,7 +119,9 @@ impl Refusal {
     pub fn reset(self) -> ResetCode {
         match self {
             Self::NoStreamId | Self::OtherStream => ResetCode::PROTOCOL,
-            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule => ResetCode::DENIED,
+            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule | Self::Ticket(_) | Self::RulesDeny => {
+                ResetCode::DENIED
+            }
             Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
             Self::WindowOver | Self::PartnerGone => ResetCode::NOT_RESUMABLE,
         }

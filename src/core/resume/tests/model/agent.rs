@@ -13,7 +13,7 @@ use crate::core::resume::Fields;
 use crate::core::resume::endpoint::{
     Endpoint, Epoch, FinRead, FreezeError, Loss, PathError, PeerKind, Phase, Taken, Tick, ToWrite, Wanted,
 };
-use crate::core::resume::finished::FinishedStreams;
+use crate::core::resume::finished::{Finished, FinishedStreams};
 use crate::core::resume::pairing::Origin;
 use crate::core::ring::{Allowance, Ring, RingLimits};
 
@@ -358,7 +358,9 @@ impl Agent {
             net.send_up(old, Item::Reset(ResetCode::RESUMABLE));
         }
         match self.memory.recall(ID, now) {
-            Some(fields) => self.epilogue = Some(send_half(self.me, Origin::Resume, fields, net)),
+            Some(Finished { fields, .. }) => {
+                self.epilogue = Some(send_half(self.me, Origin::Resume, fields, net));
+            }
             None => net.control_up[self.me].push_back(Up::Gone),
         }
         self.epilogue
@@ -370,7 +372,7 @@ impl Agent {
             assert!(self.has_fin, "agent {}: finished without an end", self.me);
             let may_break_off = matches!(self.mode, Mode::Legacy | Mode::Silent);
             assert!(self.is_path_ended || may_break_off, "agent {}: breaks off a path that has not ended", self.me);
-            self.memory.remember(self.endpoint.fields(), now);
+            self.memory.remember(Finished { fields: self.endpoint.fields(), ..Finished::default() }, now);
             self.end = Some(End::Finished);
             self.path = None;
         }

@@ -31,12 +31,13 @@ use crate::vault::Vault;
 use crate::vault::connections::AgentConnection;
 
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
-const SUPPORTED: [Capability; 8] = [
+const SUPPORTED: [Capability; 9] = [
     Capability::GoAway,
     Capability::ResumeCode,
     Capability::FinState,
     Capability::ResumeCall,
     Capability::ResumeEcho,
+    Capability::ResumeTicket,
     Capability::RejectCtrl,
     Capability::PeerCaps,
     Capability::Deregister,

@@ -25,7 +25,7 @@ use crate::core::open::{Action, Candidate, Event, Open};
 use crate::core::policy::{P2pMode, Verdict};
 use crate::core::reject::{Reject, RejectCode};
 use crate::core::resume::Fields;
-use crate::core::resume::pairing::Origin;
+use crate::core::resume::pairing::{Origin, Refusal};
 use crate::directory::audit_log::record::Side;
 use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
@@ -33,8 +33,9 @@ use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
 use crate::relay::decision::Question;
 use crate::relay::provider::{self, ProviderAnswer};
-use crate::relay::refusal;
 use crate::relay::splices::splice::Pair;
+use crate::relay::tickets::{self, Presented};
+use crate::relay::{refusal, resume};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::connections::{AgentConnection, agreement};
@@ -212,8 +213,12 @@ impl HandshakeState {
                 self.note(format!("opened by {agent} for {:?}", open.target_service));
                 self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
             }
-            Ok(Frame::StreamResume(resume)) => return self.resume(fresh, (&resume).into(), Origin::Resume),
-            Ok(Frame::MigrateToRelay(demotion)) => return self.resume(fresh, (&demotion).into(), Origin::Demotion),
+            Ok(Frame::StreamResume(resume)) => {
+                return self.resume(fresh, (&resume).into(), Origin::Resume, &resume.ticket);
+            }
+            Ok(Frame::MigrateToRelay(demotion)) => {
+                return self.resume(fresh, (&demotion).into(), Origin::Demotion, &demotion.ticket);
+            }
             Ok(other) => {
                 let why = format!("a stream must start with OPEN_STREAM, not {}", other.name());
                 Head::Read(Event::FrameInvalid(why))
@@ -227,14 +232,24 @@ impl HandshakeState {
     }
 
     /// A stream that goes on. One that lives still is ended first, so that the agent at its other end comes too.
-    fn resume(&mut self, fresh: Fresh, fields: Fields, origin: Origin) -> Head {
+    fn resume(&mut self, fresh: Fresh, fields: Fields, origin: Origin, ticket: &[u8]) -> Head {
         self.counted = true;
         let connection = &self.from.connection;
+        let ticket = if connection.names(Capability::ResumeTicket) { ticket } else { &[] };
+        let proof = match tickets::examine(&self.from.vault, &connection.agent, fields.stream_id, ticket) {
+            Presented::Nothing => None,
+            Presented::Proof(facts) => Some(facts),
+            Presented::Worthless(error) => {
+                let Fresh { stream, .. } = fresh;
+                resume::turn_away(&self.from.vault, connection, fields.stream_id, stream, Refusal::Ticket(error));
+                return Head::NoOpen;
+            }
+        };
         let known = self.from.vault.streams.known(connection.agent.tenant(), fields.stream_id);
         if let Some(splice) = known.filter(|known| known.parties.partner_of(&connection.agent).is_some()) {
             splice.splice.iter().for_each(|splice| splice.stop());
         }
-        self.from.resume.arrived(connection, fresh, fields, origin);
+        self.from.resume.arrived(connection, fresh, fields, origin, proof);
         Head::NoOpen
     }
 
@@ -376,15 +391,18 @@ impl HandshakeState {
             tracing::error!(stream = %stream_id, "nothing to splice");
             return;
         };
+        let (vault, opened_by, parties) = (&self.from.vault, &self.from.connection, self.parties(candidate));
+        let facts = Arc::new(StreamFacts {
+            target: self.asked.target_service.clone(),
+            method: self.asked.method.clone(),
+            p2p_mode,
+            opened_at: SystemTime::now(),
+        });
+        let ticket = tickets::first(vault, stream_id, &parties, &facts, &reservation, [opened_by, &served_by]);
         let pair = Pair {
             stream_id,
-            parties: self.parties(candidate),
-            facts: Arc::new(StreamFacts {
-                target: self.asked.target_service.clone(),
-                method: self.asked.method.clone(),
-                p2p_mode,
-                opened_at: SystemTime::now(),
-            }),
+            parties,
+            facts,
             routed: Routed::between(stream_id, &self.from.connection, &served_by),
             to_consumer: None,
             to_provider: None,
@@ -402,8 +420,9 @@ impl HandshakeState {
         }
         self.count("spliced", 0);
         self.note("accepted and spliced");
-        self.from.connection.send_control(&ready(stream_id, &self.from.connection, &served_by));
-        served_by.send_control(&ready(stream_id, &served_by, &self.from.connection));
+        let (opened_by, ticket) = (&self.from.connection, ticket.as_deref());
+        opened_by.send_control(&tickets::ready(stream_id, opened_by, &served_by, ticket));
+        served_by.send_control(&tickets::ready(stream_id, &served_by, opened_by, ticket));
     }
 
     fn count(&mut self, outcome: &'static str, code: u32) {
@@ -437,13 +456,6 @@ impl Drop for HandshakeState {
 
 fn candidate(provider: &AgentConnection) -> Candidate {
     Candidate { agent: provider.agent.clone(), generation: provider.generation }
-}
-
-/// STREAM_READY for `to`; what the agent at the other end named goes only to an agent that asked (wire.md §9).
-fn ready(stream_id: StreamId, to: &AgentConnection, other_end: &AgentConnection) -> Frame {
-    let peer_capabilities =
-        if to.names(Capability::PeerCaps) { other_end.accepted().unwrap_or_default().names() } else { Vec::new() };
-    Frame::StreamReady(orp::StreamReady { stream_id: stream_id.0, peer_capabilities, ..Default::default() })
 }
 
 async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, Result<Frame, String>) {

@@ -1,0 +1,103 @@
+//! The relay's process is killed (SIGKILL) and started again at its address, while streams of every sort live.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::raw::{Raw, Transfer};
+use super::{BOTH, is_at, resumed, session, streams};
+use crate::floods::site::Site;
+use crate::harness::{ALONE, eventually, soon};
+use crate::matrix::ends::{CONSUMER, Ends};
+use crate::matrix::flow::{End, Load};
+
+const MIB: u64 = 1 << 20;
+/// Streams with a small question and its answer now and then.
+const CHATS: usize = 50;
+
+/// Nothing listens there. Below the ports that the system hands out by itself: none of the agents' is among them.
+fn free_port() -> SocketAddr {
+    let mut ports = std::iter::repeat_with(|| SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..30_000))));
+    ports.find(|addr| UdpSocket::bind(addr).is_ok()).unwrap()
+}
+
+/// Kills and starts the relay again `times` times under everything at once. The longest stand of the bulk streams.
+async fn killed(times: u64) -> Duration {
+    let mut site = Site::start_at(free_port(), &[]).await;
+    let ends = Ends::start(&site.deployment, site.addr, |_, _| {}).await;
+    let bulk: Vec<Transfer> = {
+        let streams = [Raw::open(&ends).await, Raw::open(&ends).await];
+        streams.into_iter().map(|raw| raw.transfer_of(12 * MIB, 12 * MIB, 1)).collect()
+    };
+    let mut idle = Raw::open(&ends).await;
+    let mut half_closed = Raw::open(&ends).await;
+    half_closed.client.say(MIB).await;
+    half_closed.client.finish().await;
+    half_closed.served.hears_the_end().await;
+    half_closed.served.say(1).await;
+    let chats: Vec<_> = (0..CHATS).map(|_| ends.stream(Load::Small)).collect();
+    eventually("everybody speaks", || chats.iter().all(|chat| chat.flow.echoed() > 0).then_some(())).await;
+    for n in 1..=times {
+        bulk.iter().for_each(|it| it.may_move((n + 1) * 100 / (times + 2)));
+        for it in &bulk {
+            is_at(it, n * 100 / (times + 2)).await;
+        }
+        let agents = || BOTH.map(|n| if n == CONSUMER { &ends.consumer } else { &ends.provider });
+        let before = agents().map(session);
+        let killed = Instant::now();
+        site.kill();
+        bulk.iter().for_each(|it| it.may_move((n + 2) * 100 / (times + 2)));
+        site.start_again().await;
+        eventually("both are back", || {
+            let now = agents().map(session);
+            (0..2).all(|at| now[at].is_some() && now[at] != before[at]).then_some(())
+        })
+        .await;
+        let all = |agent| {
+            let streams = streams(agent);
+            streams.iter().all(|stream| stream["carried"]["phase"] != "resuming") && resumed(agent) >= n
+        };
+        eventually("every stream goes on", || agents().into_iter().all(all).then_some(())).await;
+        assert!(killed.elapsed() < Duration::from_secs(20));
+    }
+    bulk.iter().for_each(|it| it.may_move(100));
+    idle.client.say(100).await;
+    idle.served.hear(100).await;
+    idle.served.say(100).await;
+    idle.client.hear(100).await;
+    idle.complete().await;
+    half_closed.served.say(2 * MIB).await;
+    half_closed.served.finish().await;
+    half_closed.client.hears_the_end().await;
+    let mut longest = Duration::ZERO;
+    for it in bulk {
+        let (up, down) = (it.up.clone(), it.down.clone());
+        it.complete().await;
+        longest = longest.max(up.stood_still()).max(down.stood_still());
+    }
+    chats.iter().for_each(|chat| chat.flow.end());
+    for chat in chats {
+        assert_eq!(soon("the chat ends", chat.client).await.unwrap(), End::Complete);
+        eventually("the service is done with it", || (!chat.flow.is_in_service()).then_some(())).await;
+        assert_eq!(chat.flow.wrong(), None);
+    }
+    ends.shutdown().await;
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stdout, reason = "a figure that is worth knowing")]
+async fn a_relay_process_that_is_killed_and_started_again_costs_a_stall_and_no_byte() {
+    let _alone = ALONE.lock().await;
+    let longest = killed(1).await;
+    println!("relay killed (SIGKILL) and started again: bytes stood still for {longest:.2?} at the longest");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: the command is at the head of survival.rs"]
+#[allow(clippy::print_stdout, reason = "a figure that is worth knowing")]
+async fn a_relay_process_that_is_killed_ten_times_costs_stalls_and_no_byte() {
+    let _alone = ALONE.lock().await;
+    let longest = killed(10).await;
+    println!("relay killed (SIGKILL) and started again 10 times: bytes stood still for {longest:.2?} at the longest");
+}
