@@ -22,8 +22,8 @@ use crate::supervise::report::Report;
 /// Nothing here takes longer unless it is broken.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// What an agent names.
-pub(super) const NAMED: [&str; 7] =
-    ["reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
+pub(super) const NAMED: [&str; 8] =
+    ["goaway", "reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
 /// A relay that accepts less: the other agent confirms no end.
 pub(super) const FEATURES: [&str; 3] = ["reject-ctrl", "resume-code", "peer-caps"];
 
