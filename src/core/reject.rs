@@ -146,11 +146,16 @@ reset_codes! {
 }
 
 impl ResetCode {
-    /// The code to pass on when this one arrived from a stream's other agent: an application's own code (0x100 or above)
-    /// stays itself between agents that agreed, everything else becomes 0. Our own codes concern one hop only.
+    /// The code to pass on when this one arrived from a stream's other agent: between agents that agreed, an application's own
+    /// code (0x100 or above) stays itself, and so do `RESUMABLE` and `MOVED`: an agent that leaves a path for another one must
+    /// not look like an application that cuts its stream. Everything else becomes 0: it concerns one hop only.
     #[must_use]
     pub fn passed_on(self, agreement: CodeAgreement) -> Self {
-        if self >= Self::APPLICATION { self.for_peer(agreement) } else { Self::UNSPECIFIED }
+        match self {
+            Self::RESUMABLE | Self::MOVED => self.for_peer(agreement),
+            code if code >= Self::APPLICATION => code.for_peer(agreement),
+            _ => Self::UNSPECIFIED,
+        }
     }
 
     /// The code to send when it is we who reset: itself if both agents agreed, else 0.
@@ -214,13 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn an_applications_code_is_passed_on_between_agents_that_agreed_and_no_other_ever() {
+    fn an_applications_code_and_that_of_a_path_are_passed_on_between_agents_that_agreed_and_no_other() {
         use CodeAgreement::{Both, None};
         for (code, agreement, passed) in [
             (0x100, Both, 0x100),
             (u64::MAX, Both, u64::MAX),
             (0xff, Both, 0),
-            (0x10, Both, 0),
+            (0x10, Both, 0x10),
+            (0x11, Both, 0x11),
+            (0x12, Both, 0),
             (0x100, None, 0),
             (0x10, None, 0),
             (0, Both, 0),

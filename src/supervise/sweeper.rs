@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::beat;
+
 use super::node::Node;
 use super::task::{self, Owned};
 
@@ -14,9 +16,8 @@ use super::task::{self, Owned};
 pub fn start(root: &Arc<Node>, deadline: Duration) -> Owned {
     let root = Arc::clone(root);
     task::run(async move {
-        let mut beat = tokio::time::interval(deadline / 2);
         loop {
-            beat.tick().await;
+            tokio::time::sleep_until(beat(deadline / 2)).await;
             sweep(&root, deadline);
         }
     })

@@ -48,7 +48,9 @@ async fn a_fin_ends_one_direction_only() {
 
 #[tokio::test]
 async fn a_reset_is_a_reset_both_ways_and_an_application_code_is_kept_between_agents_that_know_codes() {
-    for (caps, sent, seen) in [(KNOWS_CODES, 0x1234, 0x1234), (KNOWS_CODES, 0x10, 0), (&[], 0x1234, 0)] {
+    for (caps, sent, seen) in
+        [(KNOWS_CODES, 0x1234, 0x1234), (KNOWS_CODES, 0x10, 0x10), (KNOWS_CODES, 0x12, 0), (&[], 0x1234, 0)]
+    {
         for provider_resets in [false, true] {
             let it = spliced(caps, caps).await;
             let (resets, mut sees) = if provider_resets { (it.down, it.up) } else { (it.up, it.down) };

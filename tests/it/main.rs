@@ -11,6 +11,7 @@ mod bench;
 mod bulk;
 mod deadlines;
 mod docs;
+mod drain;
 mod early_bytes;
 mod ends;
 mod extensions;

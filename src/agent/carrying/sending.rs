@@ -270,6 +270,11 @@ impl Sending {
     }
 
     fn on_stopped(&mut self, end: WriteEnd) -> Next {
+        // Of a path that is over nothing counts any more: the stream goes on on another one.
+        if !self.shared.is_current(self.epoch) {
+            self.leave();
+            return Next::On;
+        }
         let code = match end {
             WriteEnd::Stopped(code) => code,
             // Closed cannot be: nothing else ends this half.

@@ -88,6 +88,10 @@ pub(super) struct Inner {
     pub(super) ticket: Bytes,
     /// Where the path is, or was last.
     pub(super) relay: RelayUri,
+    /// The number of the session on which it is, or was last.
+    pub(super) session: u64,
+    /// It has come back to a relay that drains, and is not moved again.
+    pub(super) stays: bool,
 }
 
 impl Inner {
@@ -97,6 +101,8 @@ impl Inner {
             knowledge,
             features: session.features,
             relay: session.relay.clone(),
+            session: session.number,
+            stays: false,
             send: None,
             recv: None,
             keeper_wakes: None,
@@ -112,6 +118,11 @@ impl Inner {
     pub(super) fn is_current(&self, epoch: Epoch) -> bool {
         matches!(self.endpoint.phase(), Phase::Live(current) | Phase::Closing(current) if current == epoch)
             || self.endpoint.phase() == Phase::Finished
+    }
+
+    /// Whether the stream lives, and its path is on this session, or was there last.
+    pub(super) fn is_on(&self, session: u64) -> bool {
+        self.dead.is_none() && !self.endpoint.is_finished() && self.session == session
     }
 
     /// Whether no direction has ended but with its FIN: else there is nothing to resume.

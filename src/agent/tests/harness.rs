@@ -24,8 +24,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Comes with STREAM_READY; an agent cannot tell it from a real one.
 pub(super) const TICKET: &[u8] = b"ticket";
 /// What an agent names.
-pub(super) const NAMED: [&str; 7] =
-    ["reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
+pub(super) const NAMED: [&str; 8] =
+    ["goaway", "reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
 /// A relay that accepts less: the other agent confirms no end.
 pub(super) const FEATURES: [&str; 3] = ["reject-ctrl", "resume-code", "peer-caps"];
 

@@ -4,14 +4,14 @@
 use outrelay::core::frame::Frame;
 use outrelay::core::reject::ResetCode;
 use outrelay::net::framed::write_frame;
-use outrelay::net::stream::End;
+use outrelay::net::stream::{End, WriteEnd};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::forwarder::Wire;
 use super::raw::{Raw, Side};
 use super::{NO_REASON, Wired, resumed};
-use crate::harness::{Peer, drain, eventually, soon, take};
+use crate::harness::{Deployment, Peer, drain, eventually, pair, soon, take};
 use crate::matrix::ends::{CONSUMER, PROVIDER};
 use crate::matrix::flow::is_reset;
 use crate::matrix::world::World;
@@ -179,6 +179,26 @@ async fn an_end_before_during_and_after_a_cut_of_the_splices_is_heard_where_it_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_before_during_and_after_a_cut_of_both_connections_is_heard_where_it_was_said() {
     ends_around(Cut::Connections).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_leaves_its_path_for_another_one_does_not_look_like_an_application_that_cuts() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let legacy = [&["resume-code"][..], &[]];
+    for (capabilities, code) in legacy.into_iter().zip([ResetCode::RESUMABLE, ResetCode::UNSPECIFIED]) {
+        let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+        provider.register("svc").await;
+        let consumer = deployment.peer(&relay, 2, capabilities).await;
+        let (mut up, mut down) = pair(&consumer, &provider, 7).await;
+        up.send.write_all(b"x").await.unwrap();
+        take(&mut down.recv, 1).await;
+        down.send.reset(ResetCode::RESUMABLE);
+        down.recv.stop(ResetCode::RESUMABLE);
+        assert_eq!(drain(&mut up.recv).await, (Vec::new(), End::Reset(code)));
+        assert_eq!(soon("it is stopped", up.send.stopped()).await, WriteEnd::Stopped(code));
+        provider.quic.close(NO_REASON.into(), b"");
+    }
 }
 
 /// What a local socket hears of a stream that nobody can resume: what had come, and a reset.
