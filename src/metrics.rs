@@ -106,6 +106,8 @@ metrics! {
     handshakes: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// TLS handshakes in progress.
     handshakes_in_progress: Gauge = Gauge::default(), None;
+    /// Connections that were closed because their certificate was no longer valid.
+    connections_invalid: Counter = Counter::default(), None;
     /// Connections that were closed because the agent broke the protocol.
     protocol_violations: Counter = Counter::default(), None;
     /// REGISTER by outcome: registered, refused.

@@ -29,3 +29,4 @@ mod reload;
 mod resume;
 mod singletons;
 mod survival;
+mod tickets;

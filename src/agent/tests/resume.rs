@@ -374,3 +374,32 @@ async fn a_silent_relay_is_left_within_two_seconds_while_a_stream_lives() {
     half.expect(b"two").await;
     scene.agent.shutdown().await;
 }
+
+#[tokio::test]
+async fn the_newest_ticket_is_shown_to_a_relay_that_knows_tickets_and_to_no_other() {
+    let mut scene = scene(&NAMED, |_| {}).await;
+    let _local = connect(&scene.agent, "far").await;
+    let (_stream, open) = scene.peer.accept_open().await;
+    let id = open.stream_id;
+    let ready = orp::StreamReady { stream_id: id, ticket: b"first".to_vec(), ..orp::StreamReady::default() };
+    scene.peer.control.write(&Frame::StreamReady(ready)).await;
+    until("it is open", || !scene.stream()["carried"].is_null()).await;
+    let renewal = |stream_id, ticket: &[u8]| Frame::Ticket(orp::Ticket { stream_id, ticket: ticket.to_vec() });
+    scene.peer.quic.close(0_u32.into(), b"gone");
+
+    let mut peer = scene.relay.greet(&NAMED).await;
+    assert_eq!(resume(&peer).await.1.ticket, b"first");
+    peer.control.write(&renewal(id, b"second")).await;
+    // Of another stream, and longer than any: neither counts.
+    peer.control.write(&renewal(id.wrapping_add(1), b"other")).await;
+    peer.control.write(&renewal(id, &[7; 5_000])).await;
+    peer.control.write(&Frame::Ping).await;
+    assert_eq!(peer.control.frame().await, Frame::Pong);
+    peer.quic.close(0_u32.into(), b"gone");
+
+    let peer = scene.relay.greet(&["reject-ctrl", "resume-code", "fin-state"]).await;
+    assert_eq!(resume(&peer).await.1.ticket, b"");
+    peer.quic.close(0_u32.into(), b"gone");
+    let peer = scene.relay.greet(&NAMED).await;
+    assert_eq!(resume(&peer).await.1.ticket, b"second");
+}
