@@ -126,8 +126,8 @@ impl Carried {
     /// STREAM_READY came, with what the other end named.
     pub fn on_ready(&self, peer: Capabilities) {
         let mut inner = self.lock();
-        inner.knowledge.peer.get_or_insert(peer);
-        inner.knowledge.awaits_ready = false;
+        let features = inner.features;
+        inner.knowledge.ready(features, peer);
         inner.settle_kind();
         drop(inner);
         self.keeper.notify_one();
@@ -272,8 +272,19 @@ impl Carried {
     fn lane_broken(&self, role_of_lane: Lane, end: LaneEnd) {
         let mut inner = self.lock();
         match role_of_lane {
-            Lane::ToPath => inner.to_path = Some(end),
-            Lane::FromPath => inner.from_path = Some(end),
+            Lane::ToPath => {
+                inner.to_path = Some(end);
+                // Nobody takes them any more.
+                if let Some(path) = inner.send.take() {
+                    path.half.reset(ResetCode::APPLICATION.for_peer(path.codes));
+                }
+            }
+            Lane::FromPath => {
+                inner.from_path = Some(end);
+                if let Some(path) = inner.recv.take() {
+                    path.half.stop(ResetCode::APPLICATION.for_peer(path.codes));
+                }
+            }
         }
         if matches!(inner.endpoint.phase(), Phase::Frozen { .. }) {
             self.lose_in(&mut inner, "the local side ended while there was no path".to_owned());

@@ -170,6 +170,7 @@ async fn longest_stall(streams: &[Running], done: &AtomicBool) -> Duration {
 }
 
 /// Drains `relay` while streams are opened and move. How long it took, and the longest stall.
+#[allow(clippy::print_stdout, reason = "figures for whoever reads the output")]
 async fn drained(world: &World, relay: &Relay, bulk: &[Running]) -> (Duration, Duration) {
     let done = AtomicBool::new(false);
     let began = Instant::now();

@@ -8,7 +8,7 @@ use crate::core::resume::endpoint::Phase;
 impl Inner {
     /// Whether the other agent comes, too, and nothing is lost on the way.
     fn is_movable_from(&self, session: u64) -> bool {
-        let comes = |capability| self.knowledge.peer.is_some_and(|peer| peer.contains(capability));
+        let comes = |capability| self.knowledge.peer().is_some_and(|peer| peer.contains(capability));
         let is_here = self.dead.is_none() && self.session == session && !self.stays;
         // One that is closing ends by itself.
         let is_live = matches!(self.endpoint.phase(), Phase::Live(_)) && !self.knowledge.awaits_ready;

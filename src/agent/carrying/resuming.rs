@@ -154,7 +154,7 @@ impl Carried {
         inner.features = session.features;
         inner.settle_kind();
         let half = inner.endpoint.fields().to_resume(session.shown(&inner.ticket));
-        (half, agreement(session, inner.knowledge.peer))
+        (half, agreement(session, inner.knowledge.peer()))
     }
 
     /// The partner's numbers came: the path is the stream's from here on.

@@ -72,7 +72,11 @@ impl Deployment {
     }
 
     pub(super) fn relay(&self) -> FakeRelay {
-        let uri = "outrelay://test/relay/r1".parse().unwrap();
+        self.relay_named("r1")
+    }
+
+    pub(super) fn relay_named(&self, id: &str) -> FakeRelay {
+        let uri = format!("outrelay://test/relay/{id}").parse().unwrap();
         self.listen(&self.ca.relay(&uri, &[]).unwrap())
     }
 

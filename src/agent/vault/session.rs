@@ -206,8 +206,11 @@ impl Session {
         match self.writer.send(frame) {
             Ok(()) => {}
             Err(ControlSendError::Full) => self.close(ResetCode::LIMIT, "the control stream is not read"),
-            // The link is told by its reader.
-            Err(error) => tracing::debug!(relay = %self.relay, frame = frame.name(), %error, "frame is not sent"),
+            // A relay that takes no more frames hears of no checkpoint: nobody is served by that.
+            Err(error) => {
+                tracing::debug!(relay = %self.relay, frame = frame.name(), %error, "frame is not sent");
+                self.close(ResetCode::PROTOCOL, "the control stream takes no frames");
+            }
         }
     }
 
