@@ -33,7 +33,7 @@ pub enum Refused {
     /// STREAM_REJECT.
     #[error("rejected with {code} {reason:?}")]
     Rejected {
-        /// A [`RejectCode`](crate::core::reject::RejectCode), or a later one.
+        /// A [`RejectCode`], or a later one.
         code: u32,
         /// The relay's words.
         reason: String,
