@@ -27,4 +27,5 @@ mod refusals;
 mod reload;
 mod resume;
 mod singletons;
+mod soak;
 mod survival;
