@@ -10,6 +10,7 @@ pub mod payload;
 pub mod process;
 pub mod report;
 pub mod site;
+pub mod soak;
 
 mod agent;
 mod connect;

@@ -1,5 +1,7 @@
 //! `outrelay bench`: load against a relay, from a process that plays provider and consumer.
 
+mod soak;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,9 +46,11 @@ enum ModeArgs {
     Connect(ConnectArgs),
     /// Agents and streams that do nothing: relay memory per unit, relay CPU. Each run adds to the ones before
     Idle(IdleArgs),
+    /// Streams of every shape through relays of its own that are killed, drained and disturbed: nothing may be lost
+    Soak(soak::SoakArgs),
 }
 
-/// What all modes take.
+/// What all modes but `soak` take.
 #[derive(Args, Clone, Debug)]
 struct Common {
     /// The relay
@@ -135,9 +139,16 @@ struct IdleArgs {
     streams: u32,
 }
 
+/// What is asked for: a relay to be measured, or a soak.
+enum Asked {
+    Measure(Common, Mode),
+    Soak(soak::SoakArgs),
+}
+
 impl ModeArgs {
-    fn split(self) -> anyhow::Result<(Common, Mode)> {
-        Ok(match self {
+    fn split(self) -> anyhow::Result<Asked> {
+        let (common, mode) = match self {
+            Self::Soak(args) => return Ok(Asked::Soak(args)),
             Self::Splice(args) => {
                 let write_bytes = usize::try_from(args.size)?;
                 (args.common, Mode::Splice { streams: args.streams, direction: args.direction, write_bytes })
@@ -149,7 +160,8 @@ impl ModeArgs {
                 let connections = args.conns.unwrap_or(if args.streams > 0 { 0 } else { 500 });
                 (args.common, Mode::Idle { connections, streams: args.streams })
             }
-        })
+        };
+        Ok(Asked::Measure(common, mode))
     }
 }
 
@@ -159,7 +171,10 @@ impl ModeArgs {
 /// Flags that make no sense as [`Problems`]; a relay whose name cannot be resolved.
 #[allow(clippy::print_stderr, reason = "a warning to the person at the terminal; standard output is the result")]
 pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    let (common, mode) = args.mode.split()?;
+    let (common, mode) = match args.mode.split()? {
+        Asked::Measure(common, mode) => (common, mode),
+        Asked::Soak(args) => return soak::run(args).await,
+    };
     let json = common.json;
     let plan = plan(common, mode).await?;
     if cfg!(debug_assertions) {

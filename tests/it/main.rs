@@ -28,5 +28,6 @@ mod refusals;
 mod reload;
 mod resume;
 mod singletons;
+mod soak;
 mod survival;
 mod tickets;
