@@ -167,7 +167,6 @@ impl Stage {
         {
             problems.push(format!("{} streams do not end", self.load.live()));
         }
-        self.load.look();
         let streams = || async { [&self.provider, &self.consumer].map(streams).iter().sum::<usize>() };
         let deadline = Instant::now() + LEFT;
         while streams().await > 0 && Instant::now() < deadline {

@@ -53,6 +53,8 @@ async fn relays(temp: &Path) -> [u64; 2] {
         serde_json::from_str::<Value>(&ready).ok()?["pid"].as_u64()
     };
     let pids = eventually("both relays", || Some([pid("r1.ready")?, pid("r2.ready")?])).await;
+    // The relays' descriptors have been counted: one more at that moment would count as lost at the end.
+    eventually("the agents' turn", || folder()?.join("consumer.crt").exists().then_some(())).await;
     let mut admin = Client::connect(&folder().unwrap().join("r1.sock"), SOON).await.unwrap();
     let mut carries = async || !admin.data::<Vec<StreamRow>>(&Request::Streams).await.unwrap().is_empty();
     while !soon("an answer", carries()).await {

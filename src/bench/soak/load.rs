@@ -100,13 +100,15 @@ impl Load {
 
     /// Looks at every stream for how long it stood still since the last look.
     pub fn look(&self) {
-        let found: Vec<Duration> = {
-            let live = locked(&self.live);
-            let flows = live.values().filter(|flow| flow.has_begun());
-            flows.filter_map(|flow| flow.up.stood_still().max(flow.down.stood_still())).collect()
-        };
-        let mut stalls = locked(&self.stalls);
-        found.into_iter().for_each(|stall| stalls.add(stall));
+        let found: Vec<Arc<Flow>> = locked(&self.live).values().cloned().collect();
+        found.iter().for_each(|flow| self.add_stall(flow));
+    }
+
+    fn add_stall(&self, flow: &Flow) {
+        let stall = flow.up.stood_still().max(flow.down.stood_still());
+        if let Some(stall) = stall.filter(|_| flow.has_begun()) {
+            locked(&self.stalls).add(stall);
+        }
     }
 
     /// What came of the streams that have ended.
@@ -136,6 +138,7 @@ impl Load {
             locked(&self.live).insert(number, Arc::clone(&flow));
             let ended = run(&flow, agent, life + ENDING).await;
             locked(&self.live).remove(&number);
+            self.add_stall(&flow);
             locked(&self.tally).add(&flow, &ended);
             if let Ended::Broken(broken) = &ended {
                 tracing::error!(stream = number, shape = flow.shape.name(), %broken, "a stream has failed");

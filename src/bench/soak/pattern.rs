@@ -86,7 +86,7 @@ impl Pattern {
     }
 
     fn word(self, place: u64) -> [u8; WORD] {
-        mixed(self.number << PLACE_BITS | place % (1 << PLACE_BITS)).to_le_bytes()
+        mixed((self.number << PLACE_BITS) | (place % (1 << PLACE_BITS))).to_le_bytes()
     }
 
     /// How many of `bytes`, from the first one on, are those that stand at `at`.
