@@ -9,6 +9,8 @@
 //! | [`dial`] | from a relay's address to a session |
 //! | [`carrying`] | a stream that outlives its paths: the copying tasks, checkpoints, resume |
 //! | [`opening`], [`incoming`] | how a stream begins, for the consumer and for the provider |
+//! | [`serving`] | how a session is served |
+//! | [`leaving`] | from a relay that drains to the next one |
 //! | [`epilogue`] | how a finished stream is answered for |
 //! | [`legacy`] | how a relay of version 0.1 refuses a stream |
 //! | [`silence`] | notices a lost relay fast while streams live |
@@ -37,10 +39,12 @@ pub mod carrying;
 pub mod dial;
 pub mod epilogue;
 pub mod incoming;
+pub mod leaving;
 pub mod legacy;
 pub mod link;
 pub mod listeners;
 pub mod opening;
+pub mod serving;
 pub mod silence;
 pub mod stream_facts;
 pub mod streams;
@@ -197,7 +201,7 @@ impl Agent {
     }
 
     async fn farewell(&self, why: &str) {
-        let had_session = self.vault.end(ResetCode::UNSPECIFIED, why).is_some();
+        let had_session = self.vault.end_all(ResetCode::UNSPECIFIED, why);
         self.vault.endpoint.close(0_u32.into(), why.as_bytes());
         // A dial in progress has nobody to tell.
         if had_session && tokio::time::timeout(FAREWELL, self.vault.endpoint.wait_idle()).await.is_err() {

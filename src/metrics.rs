@@ -106,6 +106,8 @@ metrics! {
     handshakes: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// TLS handshakes in progress.
     handshakes_in_progress: Gauge = Gauge::default(), None;
+    /// Connections that were closed because their certificate was no longer valid.
+    connections_invalid: Counter = Counter::default(), None;
     /// Connections that were closed because the agent broke the protocol.
     protocol_violations: Counter = Counter::default(), None;
     /// REGISTER by outcome: registered, refused.
@@ -122,8 +124,8 @@ metrics! {
     streams: Gauge = Gauge::default(), None;
     /// Application bytes passed on, by direction.
     traffic: Family<DirectionLabel, Counter> = Family::default(), Some(Unit::Bytes);
-    /// Halves of streams that came to be resumed, by what became of them: matched (two at once), matched_unproven, lost, limit,
-    /// and the reasons for which one is refused.
+    /// Halves of streams that came to be resumed, by what became of them: matched (two at once), matched_ticket,
+    /// matched_unproven, lost, limit, and the reasons for which one is refused.
     resumes: Family<OutcomeLabel, Counter> = Family::default(), None;
     /// Streams of which a half waits for its partner.
     parked: Gauge = Gauge::default(), None;

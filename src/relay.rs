@@ -55,6 +55,8 @@ pub mod watch_files;
 
 /// How long closed connections get to tell their peers, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How often a drain looks whether halves of streams still wait.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +121,7 @@ impl Relay {
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
             tickets: Tickets::new(keys),
-            connections: Connections::new(&metrics, config.limits.control_queue),
+            connections: Connections::new(&metrics),
             arrivals: Arrivals::default(),
             parking: Parking::default(),
             flights: Flights::default(),
@@ -209,8 +211,17 @@ impl Relay {
         self.vault.begin_drain(&self.vault.config.get().drain.successors);
         let deadline = self.vault.drain.begun().await;
         tracing::info!(streams = self.vault.traffic.streams(), "draining");
-        if tokio::time::timeout_at(deadline, self.vault.traffic.wait_idle()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.wait_idle()).await.is_err() {
             tracing::warn!(streams = self.vault.traffic.streams(), "drain deadline is over: streams are reset");
+        }
+    }
+
+    /// Until no stream lives, is being opened, or waits with one half for the other.
+    async fn wait_idle(&self) {
+        self.vault.traffic.wait_idle().await;
+        while !self.vault.parking.is_empty() {
+            tokio::time::sleep(LOOK).await;
+            self.vault.traffic.wait_idle().await;
         }
     }
 

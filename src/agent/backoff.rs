@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     fn backoff(initial_ms: u64, max_ms: u64) -> Backoff {
-        Backoff { initial: Duration::from_millis(initial_ms), max: Duration::from_millis(max_ms) }
+        Backoff { initial: Duration::from_millis(initial_ms), max: Duration::from_millis(max_ms), ..Backoff::default() }
     }
 
     #[test]

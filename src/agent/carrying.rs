@@ -9,6 +9,7 @@
 //! | [`receiving`] | the task path → local socket |
 //! | [`keeping`] | the task that reports to the partner, and lets time pass |
 //! | [`resuming`] | from a lost path to the next one |
+//! | [`moving`] | leaves a path that stands, because its relay drains |
 //!
 //! A new path's halves are laid down here for the two copying tasks, which are woken and take them. Whoever finds a path to
 //! be over says so here, once: the numbers are final from then on, and all three tasks are woken.
@@ -29,6 +30,7 @@ use crate::core::resume::endpoint::{Endpoint, Epoch, FreezeError, Loss, PeerKind
 use crate::core::ring::Ring;
 
 pub mod keeping;
+pub mod moving;
 pub mod receiving;
 pub mod resuming;
 pub mod sending;
@@ -85,6 +87,8 @@ pub struct Carried {
     sender: Notify,
     receiver: Notify,
     keeper: Notify,
+    /// Told when the stream has another path, and when it is over.
+    moved: Notify,
     /// The other agent's half waits: an attempt that pauses is made at once.
     called: Notify,
 }
@@ -103,8 +107,8 @@ impl Carried {
         let knowledge = Knowledge::new(session.features, peer);
         let endpoint = Endpoint::new(id, knowledge.kind(session.features), ring);
         let inner = Mutex::new(Inner::new(endpoint, knowledge, session));
-        let (sender, receiver, keeper, called) = Default::default();
-        Arc::new(Self { role, clock, inner, sender, receiver, keeper, called })
+        let (sender, receiver, keeper, moved, called) = Default::default();
+        Arc::new(Self { role, clock, inner, sender, receiver, keeper, moved, called })
     }
 
     /// What is shown of it.
@@ -122,8 +126,8 @@ impl Carried {
     /// STREAM_READY came, with what the other end named.
     pub fn on_ready(&self, peer: Capabilities) {
         let mut inner = self.lock();
-        inner.knowledge.peer.get_or_insert(peer);
-        inner.knowledge.awaits_ready = false;
+        let features = inner.features;
+        inner.knowledge.ready(features, peer);
         inner.settle_kind();
         drop(inner);
         self.keeper.notify_one();
@@ -198,6 +202,7 @@ impl Carried {
         self.sender.notify_one();
         self.receiver.notify_one();
         self.keeper.notify_one();
+        self.moved.notify_waiters();
     }
 
     /// The path of `epoch` is over. Said of one that is over already, it says nothing.
@@ -267,8 +272,19 @@ impl Carried {
     fn lane_broken(&self, role_of_lane: Lane, end: LaneEnd) {
         let mut inner = self.lock();
         match role_of_lane {
-            Lane::ToPath => inner.to_path = Some(end),
-            Lane::FromPath => inner.from_path = Some(end),
+            Lane::ToPath => {
+                inner.to_path = Some(end);
+                // Nobody takes them any more.
+                if let Some(path) = inner.send.take() {
+                    path.half.reset(ResetCode::APPLICATION.for_peer(path.codes));
+                }
+            }
+            Lane::FromPath => {
+                inner.from_path = Some(end);
+                if let Some(path) = inner.recv.take() {
+                    path.half.stop(ResetCode::APPLICATION.for_peer(path.codes));
+                }
+            }
         }
         if matches!(inner.endpoint.phase(), Phase::Frozen { .. }) {
             self.lose_in(&mut inner, "the local side ended while there was no path".to_owned());

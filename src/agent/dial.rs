@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::vault::AgentVault;
 use super::vault::registrations::Registrations;
-use super::vault::session::{CONTROL_QUEUE, FRAME_MAX_BYTES, Registered, Session};
+use super::vault::session::{CONTROL_QUEUE, FRAME_MAX_BYTES, Parting, Registered, Session, Target};
 use crate::config::types::HostPort;
 use crate::core::frame::Frame;
 use crate::core::identity::{Identity, RelayUri};
@@ -24,7 +24,8 @@ use crate::proto::orp;
 use crate::vault::control_writer::ControlWriter;
 
 /// What this agent uses of wire.md §9.
-pub const CAPABILITIES: [Capability; 7] = [
+pub const CAPABILITIES: [Capability; 8] = [
+    Capability::GoAway,
     Capability::RejectCtrl,
     Capability::ResumeEcho,
     Capability::ResumeCode,
@@ -56,6 +57,9 @@ pub enum DialError {
     /// Whoever is there is no relay of this deployment.
     #[error("it is no relay: {0}")]
     Identity(String),
+    /// It is under another address the relay that we are to leave.
+    #[error("it is {0}, which drains")]
+    Drains(RelayUri),
     /// HELLO came to nothing.
     #[error("HELLO: {0}")]
     Hello(String),
@@ -64,26 +68,28 @@ pub enum DialError {
     HelloTimedOut(Duration),
 }
 
-/// Dials the configured relays in order from `first` on, each once, until one has answered HELLO. `None` when none did.
-pub async fn round(vault: &AgentVault, first: usize) -> Option<Arc<Session>> {
-    let relays = vault.config.relays.len();
-    for at in (0..relays).map(|step| (first + step) % relays) {
-        let address = &vault.config.relays[at];
-        match dial(vault, at, address).await {
+/// Dials `targets` in order, each once, until one has answered HELLO. `None` when none did.
+pub async fn round(vault: &AgentVault, targets: Vec<Target>) -> Option<Arc<Session>> {
+    for target in targets {
+        match dial(vault, &target).await {
             Ok(session) => return Some(Arc::new(session)),
             // As a quoted text: it may hold what a peer said.
-            Err(error) => tracing::warn!(relay = %address, error = error.to_string(), "no session"),
+            Err(error) => tracing::warn!(relay = %target.address, error = error.to_string(), "no session"),
         }
     }
     None
 }
 
-async fn dial(vault: &AgentVault, at: usize, address: &HostPort) -> Result<Session, DialError> {
+async fn dial(vault: &AgentVault, target: &Target) -> Result<Session, DialError> {
     let timeouts = &vault.config.timeouts;
-    let connected = timeout(timeouts.connect, connect(vault, address)).await;
+    let connected = timeout(timeouts.connect, connect(vault, &target.address)).await;
     let quic = connected.map_err(|_elapsed| DialError::ConnectTimedOut(timeouts.connect))??;
     let relay = relay_of(&quic)?;
-    let greeted = timeout(timeouts.hello, hello(vault, at, relay, &quic)).await;
+    if vault.leaving().iter().any(|session| session.relay == relay) {
+        quic.close(0_u32.into(), b"this relay drains");
+        return Err(DialError::Drains(relay));
+    }
+    let greeted = timeout(timeouts.hello, hello(vault, target, relay, &quic)).await;
     let session = greeted.unwrap_or(Err(DialError::HelloTimedOut(timeouts.hello)));
     if let Err(error) = &session {
         quic.close(0_u32.into(), error.to_string().as_bytes());
@@ -121,7 +127,12 @@ fn relay_of(quic: &quinn::Connection) -> Result<RelayUri, DialError> {
     Err(DialError::Identity(why))
 }
 
-async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Connection) -> Result<Session, DialError> {
+async fn hello(
+    vault: &AgentVault,
+    target: &Target,
+    relay: RelayUri,
+    quic: &quinn::Connection,
+) -> Result<Session, DialError> {
     let failed = |why: &dyn std::fmt::Display| DialError::Hello(why.to_string());
     let (send, recv) = quic.open_bi().await.map_err(|error| failed(&error))?;
     let mut stream = BiStream::from_quic(quic, send, recv, ResetCode::UNSPECIFIED);
@@ -149,7 +160,7 @@ async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Con
     let cap = u32::try_from(vault.config.limits.streams).unwrap_or(u32::MAX);
     Ok(Session {
         number: vault.next_session(),
-        at,
+        target: target.clone(),
         relay,
         // What was not named must not be used, whatever the relay says.
         features: Capabilities::from_names(&ack.accepted_features).intersection(named),
@@ -161,6 +172,7 @@ async fn hello(vault: &AgentVault, at: usize, relay: RelayUri, quic: &quinn::Con
         since: now,
         registrations: Registered::new(Registrations::new(&vault.config.expose, now)),
         unknown_logged: false.into(),
+        parting: Parting::default(),
     })
 }
 

@@ -1,11 +1,11 @@
-//! The link to the relays: dials, keeps the session, dials again.
+//! The link to the relays: dials, keeps the session, dials again; leaves a relay that drains for another one.
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that dials, or those that serve the session: read control frames, accept streams, watch for silence, wait for the next REGISTER, tell how streams ended |
-//! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue`, `Silent` |
+//! | Owns | the task that dials, and those that serve each session, that in use and those whose relays drain: read control frames, accept streams, watch for silence, wait for the next REGISTER, tell how streams ended, take streams elsewhere |
+//! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue`, `Silent`, `Left` |
 //! | Sends | streams that the relay opens to the supervisor of streams; what the relay says of our streams to the routes |
-//! | Restart | permanent; it goes on with the session that is in the vault |
+//! | Restart | permanent; it goes on with the sessions that are in the vault |
 //! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once |
 //!
 //! The frame in hand is a lock on the session's reader: there is never a second one, and a killed actor gives it back unread.
@@ -18,19 +18,20 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::backoff::Failures;
-use super::epilogue::Epilogues;
+use super::leaving::Leave;
+use super::serving::Serving;
 use super::streams::StreamsHandle;
 use super::vault::AgentVault;
 use super::vault::routes::Signal;
 use super::vault::session::Session;
 use super::{dial, silence};
+use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
 use crate::core::reject::ResetCode;
 use crate::core::resume::Fields;
 use crate::core::ticket;
 use crate::net::framed::{ControlReader, FrameReadError};
-use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -53,6 +54,8 @@ pub enum LinkMsg {
     RegisterDue(u64, Result<(), Panicked>),
     /// Nothing was heard of the relay for too long, while streams live.
     Silent(u64, Result<(), Panicked>),
+    /// The relay drains, and nothing is left on its session.
+    Left(u64, Result<(), Panicked>),
 }
 
 /// What the link is started with.
@@ -74,7 +77,10 @@ pub struct Link;
 #[derive(Debug)]
 pub struct LinkState {
     args: LinkArgs,
-    work: Work,
+    /// While there is no session in use.
+    dialling: Option<Dialling>,
+    /// The session in use, and those that are left.
+    serving: Vec<Serving>,
     /// Rounds in which no relay answered.
     rounds: Failures,
     /// Sessions that ended soon after they started.
@@ -82,18 +88,17 @@ pub struct LinkState {
 }
 
 #[derive(Debug)]
-enum Work {
-    Dialling {
-        _task: Owned,
-    },
-    Serving {
-        session: Arc<Session>,
-        _reader: Owned,
-        _accept: Owned,
-        _silence: Owned,
-        register: Option<Owned>,
-        epilogues: Epilogues,
-    },
+struct Dialling {
+    begins_at: Instant,
+    _task: Owned,
+}
+
+/// What was said about a session.
+enum Said {
+    Frame(OwnedMutexGuard<ControlReader>),
+    Ended(FrameReadError),
+    Closed(String),
+    RegisterDue,
 }
 
 /// The session cannot go on: the connection is closed with this code and reason.
@@ -106,11 +111,15 @@ impl Actor for Link {
 
     async fn pre_start(&self, _myself: ActorRef<LinkMsg>, args: LinkArgs) -> Result<LinkState, ActorProcessingErr> {
         describe(&args);
-        let work = match args.vault.session() {
-            Some(session) => serve(&args, session),
-            None => dial_after(&args, 0, Duration::ZERO),
-        };
-        Ok(LinkState { args, work, rounds: Failures::default(), short: Failures::default() })
+        let (in_use, leaving) = (args.vault.session(), args.vault.leaving());
+        let is_dialling = in_use.is_none();
+        let serving = leaving.into_iter().chain(in_use).map(|session| Serving::start(&args, session)).collect();
+        let (rounds, short) = (Failures::default(), Failures::default());
+        let mut state = LinkState { args, dialling: None, serving, rounds, short };
+        if is_dialling {
+            state.dial_at(0, Instant::now());
+        }
+        Ok(state)
     }
 
     async fn handle(
@@ -119,84 +128,131 @@ impl Actor for Link {
         message: LinkMsg,
         state: &mut LinkState,
     ) -> Result<(), ActorProcessingErr> {
-        let over = match message {
-            LinkMsg::Dialled(session) => {
-                state.on_dialled(session?);
-                return Ok(());
-            }
-            LinkMsg::FrameReady(number, reader) => match state.serving(number) {
-                Some(session) => state.on_frame(&session, reader),
-                None => return Ok(()),
-            },
-            LinkMsg::ReaderEnded(number, end) => match (state.serving(number), end?) {
-                (Some(session), end) => Err(reader_ended(&session, &end)),
-                (None, _) => return Ok(()),
-            },
-            LinkMsg::AcceptEnded(number, end) => match (state.serving(number), end?) {
-                (Some(_), end) => Err(Over(ResetCode::UNSPECIFIED, end.to_string())),
-                (None, _) => return Ok(()),
-            },
-            LinkMsg::RegisterDue(number, slept) => match (state.serving(number), slept?) {
-                (Some(session), ()) => state.on_register_due(&session),
-                (None, ()) => return Ok(()),
-            },
-            LinkMsg::Silent(number, watched) => match (state.serving(number), watched?) {
-                (Some(_), ()) => {
-                    Err(Over(ResetCode::UNSPECIFIED, format!("nothing was heard for {:?}", silence::DEAD)))
-                }
-                (None, ()) => return Ok(()),
-            },
-        };
-        if let Err(Over(code, why)) = over {
-            state.end(code, &why);
+        if let LinkMsg::Dialled(session) = message {
+            state.on_dialled(session?);
+        } else if let Some((number, Over(code, why))) = state.on_session(message)? {
+            state.end(number, code, &why);
         }
         Ok(())
     }
 }
-
 impl LinkState {
-    fn serving(&self, number: u64) -> Option<Arc<Session>> {
-        match &self.work {
-            Work::Serving { session, .. } if session.number == number => Some(Arc::clone(session)),
-            _ => None,
-        }
+    /// What is said about a session. Some: it is over.
+    fn on_session(&mut self, message: LinkMsg) -> Result<Option<(u64, Over)>, Panicked> {
+        let (number, said) = match message {
+            LinkMsg::Dialled(_) => return Ok(None),
+            LinkMsg::FrameReady(number, reader) => (number, Said::Frame(reader)),
+            LinkMsg::ReaderEnded(number, end) => (number, Said::Ended(end?)),
+            LinkMsg::AcceptEnded(number, end) => (number, Said::Closed(end?.to_string())),
+            LinkMsg::RegisterDue(number, slept) => {
+                slept?;
+                (number, Said::RegisterDue)
+            }
+            LinkMsg::Silent(number, watched) => {
+                watched?;
+                (number, Said::Closed(format!("nothing was heard for {:?}", silence::DEAD)))
+            }
+            LinkMsg::Left(number, left) => {
+                left?;
+                (number, Said::Closed("moved".to_owned()))
+            }
+        };
+        let Some(session) = self.of(number).map(|serving| Arc::clone(&serving.session)) else { return Ok(None) };
+        let dealt = match said {
+            Said::Frame(reader) => self.on_frame(&session, reader),
+            Said::Ended(end) => Err(reader_ended(&session, &end)),
+            Said::Closed(why) => Err(Over(ResetCode::UNSPECIFIED, why)),
+            Said::RegisterDue => self.on_register_due(&session),
+        };
+        Ok(dealt.err().map(|over| (number, over)))
+    }
+
+    fn of(&mut self, number: u64) -> Option<&mut Serving> {
+        self.serving.iter_mut().find(|serving| serving.session.number == number)
+    }
+
+    fn dial_at(&mut self, first: usize, begins_at: Instant) {
+        let vault = Arc::clone(&self.args.vault);
+        let dial = async move {
+            tokio::time::sleep_until(begins_at).await;
+            // Only now: a session that was left may have ended meanwhile.
+            let targets = vault.targets(first);
+            dial::round(&vault, targets).await
+        };
+        self.dialling = Some(Dialling { begins_at, _task: task::owned(&self.args.slot, dial, LinkMsg::Dialled) });
     }
 
     fn on_dialled(&mut self, session: Option<Arc<Session>>) {
-        self.work = match session {
-            Some(session) => {
-                self.rounds.forget();
-                self.args.vault.begin(Arc::clone(&session));
-                serve(&self.args, session)
-            }
-            None => {
-                // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
-                let backoff = &self.args.vault.config.backoff;
-                let wait = self.rounds.next_wait(backoff).max(backoff.initial / 2);
-                let wait = self.urgent(wait);
-                tracing::warn!(?wait, "no relay could be reached: dialling again");
-                dial_after(&self.args, 0, wait)
-            }
+        self.dialling = None;
+        let Some(session) = session else {
+            // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
+            let backoff = &self.args.vault.config.backoff;
+            let wait = self.rounds.next_wait(backoff).max(backoff.initial / 2);
+            // While the relay that drains still stands, nobody waits.
+            let wait = if self.serving.is_empty() { self.urgent(wait) } else { wait };
+            tracing::warn!(?wait, "no relay could be reached: dialling again");
+            return self.dial_at(0, Instant::now() + wait);
         };
+        self.rounds.forget();
+        self.args.vault.begin(Arc::clone(&session));
+        self.serving.push(Serving::start(&self.args, session));
     }
 
-    /// The session is over: dials again, at once the first time. In the listed order, so that all agents of a deployment
-    /// meet on the same relay; but not first the relay that has just sent this agent away.
-    fn end(&mut self, code: ResetCode, why: &str) {
-        let vault = &self.args.vault;
-        let closed = vault.session().and_then(|session| session.quic.close_reason());
+    /// A session is over. Where none is in use any more: dials again, at once the first time. In the listed order, so that all
+    /// agents of a deployment meet on the same relay; but not first the relay that has just sent this agent away.
+    fn end(&mut self, number: u64, code: ResetCode, why: &str) {
+        // Before it is closed from here.
+        let closed = self.of(number).and_then(|serving| serving.session.quic.close_reason());
         let sent_away = matches!(closed, Some(quinn::ConnectionError::ApplicationClosed(_)));
-        let (at, lasted) = match vault.end(code, why) {
-            Some(session) => (session.at, session.since.elapsed()),
-            None => (0, Duration::ZERO),
-        };
-        if lasted >= vault.config.backoff.max {
+        self.serving.retain(|serving| serving.session.number != number);
+        let vault = Arc::clone(&self.args.vault);
+        let Some(session) = vault.end(number, code, why) else { return };
+        let now = Instant::now();
+        // A dial that has begun goes on: it asks who should be asked.
+        if vault.session().is_some() || self.dialling.as_ref().is_some_and(|dialling| dialling.begins_at <= now) {
+            return;
+        }
+        if session.since.elapsed() >= vault.config.backoff.max {
             self.short.forget();
         }
-        let next = if sent_away { at + 1 } else { 0 };
-        let wait = self.short.next_wait(&vault.config.backoff);
-        let wait = self.urgent(wait);
-        self.work = dial_after(&self.args, next % vault.config.relays.len().max(1), wait);
+        let next = if sent_away { session.target.at.map_or(0, |at| at + 1) } else { 0 };
+        // Not at once where a relay has drained: its other agents come, too.
+        let begins_at = match session.leave() {
+            Some(leave) => leave.dial_at(rand::random()).max(now),
+            None => {
+                let wait = self.short.next_wait(&vault.config.backoff);
+                now + self.urgent(wait)
+            }
+        };
+        self.rounds.forget();
+        let planned = self.dialling.as_ref().map_or(begins_at, |dialling| dialling.begins_at);
+        self.dial_at(next % vault.config.relays.len().max(1), begins_at.min(planned));
+    }
+
+    /// GOAWAY: the session is kept for what is on it, and another one is looked for (see [`leaving`](super::leaving)).
+    fn on_goaway(&mut self, session: &Arc<Session>, goaway: &orp::GoAway) {
+        let vault = &self.args.vault;
+        let leave = Leave::new(goaway, Instant::now(), now_unix_ms(), vault.config.backoff.goaway_jitter);
+        if !vault.leave(session, leave.clone()) {
+            tracing::debug!(relay = %session.relay, "GOAWAY again");
+            return;
+        }
+        let successors: Vec<_> = leave.successors.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            relay = %session.relay,
+            reason = ?leave.reason,
+            ?successors,
+            paths = session.paths(),
+            within = ?leave.deadline.saturating_duration_since(leave.told),
+            "relay drains: moving"
+        );
+        let args = self.args.clone();
+        if let Some(serving) = self.of(session.number) {
+            serving.leave(&args);
+        }
+        if args.vault.session().is_none() && self.dialling.is_none() {
+            self.dial_at(0, leave.dial_at(rand::random()));
+        }
     }
 
     /// Streams that live wait for a session, and not for long.
@@ -228,9 +284,13 @@ impl LinkState {
                 }
             }
             Some(Ok(Frame::ResumeWanted(wanted))) if session.features.contains(Capability::ResumeCall) => {
-                if let Work::Serving { epilogues, .. } = &mut self.work {
-                    epilogues.on_wanted(&self.args.vault, session, StreamId(wanted.stream_id));
+                let vault = Arc::clone(&self.args.vault);
+                if let Some(serving) = self.of(session.number) {
+                    serving.epilogues.on_wanted(&vault, session, StreamId(wanted.stream_id));
                 }
+            }
+            Some(Ok(Frame::GoAway(goaway))) if session.features.contains(Capability::GoAway) => {
+                self.on_goaway(session, &goaway);
             }
             Some(Ok(Frame::AllocGranted(granted))) => self.tell(granted.stream_id, Signal::Forward),
             Some(Ok(Frame::Ping)) => session.send_control(&Frame::Pong),
@@ -276,8 +336,9 @@ impl LinkState {
     }
 
     fn register(&mut self, session: &Session) {
-        if let Work::Serving { register, .. } = &mut self.work {
-            *register = register_next(&self.args, session);
+        let args = self.args.clone();
+        if let Some(serving) = self.of(session.number) {
+            serving.register_next(&args);
         }
     }
 
@@ -308,85 +369,16 @@ fn reader_ended(session: &Session, end: &FrameReadError) -> Over {
     Over(ResetCode::PROTOCOL, format!("control stream: {end}"))
 }
 
-fn dial_after(args: &LinkArgs, first: usize, wait: Duration) -> Work {
-    let vault = Arc::clone(&args.vault);
-    let dial = async move {
-        tokio::time::sleep(wait).await;
-        dial::round(&vault, first).await
-    };
-    Work::Dialling { _task: task::owned(&args.slot, dial, LinkMsg::Dialled) }
-}
-
-fn serve(args: &LinkArgs, session: Arc<Session>) -> Work {
-    let number = session.number;
-    let reader = read(args.slot.clone(), Arc::clone(&session));
-    let accept = accept(args.clone(), Arc::clone(&session));
-    let silence = silence::watch(Arc::clone(&session), args.vault.watch_live());
-    Work::Serving {
-        _reader: task::owned(&args.slot, reader, move |end| LinkMsg::ReaderEnded(number, end)),
-        _accept: task::owned(&args.slot, accept, move |end| LinkMsg::AcceptEnded(number, end)),
-        _silence: task::owned(&args.slot, silence, move |end| LinkMsg::Silent(number, end)),
-        epilogues: Epilogues::default(),
-        register: register_next(args, &session),
-        session,
-    }
-}
-
-/// Sends what is due, and waits for what will be.
-fn register_next(args: &LinkArgs, session: &Session) -> Option<Owned> {
-    let wake_at: Instant = session.register_next(args.vault.config.timeouts.hello)?;
-    let number = session.number;
-    Some(task::owned(&args.slot, tokio::time::sleep_until(wake_at), move |slept| LinkMsg::RegisterDue(number, slept)))
-}
-
-/// Hands over whole frames, one at a time, until the stream ends. The end is the result.
-async fn read(slot: Slot<LinkMsg>, session: Arc<Session>) -> FrameReadError {
-    loop {
-        let mut locked = Arc::clone(&session.reader).lock_owned().await;
-        if let Err(end) = locked.fill().await {
-            return end;
-        }
-        if slot.cast(LinkMsg::FrameReady(session.number, locked)).is_err() {
-            // Our actor is gone, and this task is about to be aborted.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Hands over the streams that the relay opens, until the connection is closed. Not a byte is read here.
-async fn accept(args: LinkArgs, session: Arc<Session>) -> quinn::ConnectionError {
-    let code = |code: ResetCode| code.for_peer(session.codes());
-    loop {
-        let (send, recv) = match session.quic.accept_bi().await {
-            Ok(stream) => stream,
-            Err(end) => return end,
-        };
-        let stream = BiStream::from_quic(&session.quic, send, recv, code(ResetCode::RETRY));
-        let mut stream = stream.within(&session.window);
-        match (args.vault.place(), session.streams.take()) {
-            (Some(place), Some(stream_use)) => args.streams.provide(&args.vault, &session, stream, stream_use, place),
-            _ => stream.set_drop_code(code(ResetCode::LIMIT)),
-        }
-    }
-}
-
 fn describe(args: &LinkArgs) {
     // Weak: the vault must not be kept by what describes it.
     let vault = Arc::downgrade(&args.vault);
     args.slot.node().describe(move || {
         let Some(vault) = vault.upgrade() else { return serde_json::Value::Null };
-        let Some(session) = vault.session() else { return serde_json::json!({ "session": null }) };
-        let (streams, limit) = session.streams.usage();
-        serde_json::json!({
-            "session": session.number,
-            "relay": session.relay.as_str(),
-            "address": vault.config.relays.get(session.at).map(ToString::to_string),
-            "remote": session.remote_addr().to_string(),
-            "features": session.features.names(),
-            "registered": session.registrations.names(),
-            "streams_from_relay": streams,
-            "streams_limit": limit,
-            "rtt_us": u64::try_from(session.quic.rtt().as_micros()).unwrap_or(u64::MAX),
-        })
+        let leaving: Vec<_> = vault.leaving().iter().map(|session| session.to_json()).collect();
+        let mut shown = vault.session().map_or_else(|| serde_json::json!({ "session": null }), |it| it.to_json());
+        if !leaving.is_empty() {
+            shown["leaving"] = leaving.into();
+        }
+        shown
     });
 }

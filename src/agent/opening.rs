@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::carrying::keeping::OnSession;
 use super::carrying::verdict::{Verdict, verdict};
 use super::stream_facts::Facts;
 use super::vault::AgentVault;
@@ -13,7 +14,7 @@ use super::vault::session::Session;
 use crate::config::agent::Consume;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability};
-use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::core::reject::{CodeAgreement, RejectCode, ResetCode};
 use crate::net::framed::write_frame;
 use crate::net::local_tcp::TcpSource;
 use crate::net::pump::Source as _;
@@ -32,7 +33,7 @@ pub enum Refused {
     /// STREAM_REJECT.
     #[error("rejected with {code} {reason:?}")]
     Rejected {
-        /// A [`RejectCode`](crate::core::reject::RejectCode), or a later one.
+        /// A [`RejectCode`], or a later one.
         code: u32,
         /// The relay's words.
         reason: String,
@@ -64,7 +65,7 @@ pub struct Open {
     /// Whether reset codes are used on it.
     pub codes: CodeAgreement,
     /// The session on which it was opened.
-    pub session: Arc<Session>,
+    pub on: OnSession,
     /// Whether the provider is known to have accepted.
     pub answer: Answer,
 }
@@ -82,7 +83,7 @@ pub enum Answer {
 }
 
 enum Attempt {
-    Open(Open),
+    Open(Box<Open>),
     /// Nothing was delivered: it may be made again.
     Again(&'static str),
 }
@@ -118,7 +119,7 @@ async fn attempts(vault: &AgentVault, consume: &Consume, facts: &Facts, deadline
         let session = sessions.wait_for(Option::is_some).await.ok().and_then(|session| session.clone());
         let Some(session) = session else { continue };
         match attempt(vault, &session, consume, facts, deadline).await? {
-            Attempt::Open(open) => return Ok(open),
+            Attempt::Open(open) => return Ok(*open),
             Attempt::Again(why) => {
                 tracing::debug!(service = consume.name, why, "opening again");
                 sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
@@ -135,6 +136,7 @@ async fn attempt(
     facts: &Facts,
     deadline: Instant,
 ) -> Result<Attempt, Refused> {
+    let on = OnSession::new(Arc::clone(session), None);
     let (route, word) = vault.routes.add();
     facts.opening(route.id(), &session.relay);
     // A relay that lets us open no more streams is bounded by the deadline, like everything here.
@@ -160,15 +162,15 @@ async fn attempt(
         Err(WriteEnd::Stopped(_) | WriteEnd::Closed) => {}
     }
     if !session.answers_opens() {
-        let (codes, session) = (session.codes(), Arc::clone(session));
-        return Ok(Attempt::Open(Open { stream, route, codes, session, answer: Answer::InBand(word) }));
+        let codes = session.codes();
+        return Ok(Attempt::Open(Box::new(Open { stream, route, codes, on, answer: Answer::InBand(word) })));
     }
-    wait_for_answer(session, stream, route, word, facts).await
+    wait_for_answer(on, stream, route, word, facts).await
 }
 
 /// Nothing is written before the answer, and nothing is read: the provider's first bytes may be here already.
 async fn wait_for_answer(
-    session: &Arc<Session>,
+    on: OnSession,
     mut stream: BiStream,
     route: Route,
     mut word: Word,
@@ -195,14 +197,23 @@ async fn wait_for_answer(
             signal = word.signal() => return match signal {
                 Signal::Ready { peer } => {
                     facts.peer_named(peer);
-                    let (codes, session) = (agreement(session, Some(peer)), Arc::clone(session));
-                    Ok(Attempt::Open(Open { stream, route, codes, session, answer: Answer::Ready { peer } }))
+                    let codes = agreement(&on.session, Some(peer));
+                    Ok(Attempt::Open(Box::new(Open { stream, route, codes, on, answer: Answer::Ready { peer } })))
                 }
+                Signal::Rejected { code, .. } if is_for_now(&on.session, code) => Ok(Attempt::Again("relays are changed")),
                 Signal::Rejected { code, reason } => Err(Refused::Rejected { code, reason }),
                 Signal::Forward => Err(Refused::Forward),
             },
         }
     }
+}
+
+/// Whether an open is refused only because agents are on their way from one relay to another: the old one takes nothing any
+/// more, and at the new one the provider may not be registered yet.
+fn is_for_now(session: &Session, code: u32) -> bool {
+    let is = |known: RejectCode| code == known.code();
+    let is_left = session.leave().is_some() && is(RejectCode::BadGateway);
+    is_left || session.is_gathering() && (is(RejectCode::NotFound) || is(RejectCode::BadGateway))
 }
 
 /// Reset codes are used on a stream when both its agents know them (wire.md §9). A relay that does not tell what the other

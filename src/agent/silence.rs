@@ -12,7 +12,7 @@ use crate::core::frame::Frame;
 
 /// After so long without a datagram the relay is asked for one.
 const ASK: Duration = Duration::from_millis(500);
-/// After so long the session is given up.
+/// After so long, or four round trips if that is longer, the session is given up.
 pub const DEAD: Duration = Duration::from_millis(1500);
 /// How often the connection is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ impl Silence {
         Self { datagrams, heard_at: now, looked_at: now, asked: Asked::No }
     }
 
-    fn look(&mut self, datagrams: u64, now: Instant) -> Finding {
+    fn look(&mut self, datagrams: u64, rtt: Duration, now: Instant) -> Finding {
         // A look that comes late says that it was we who slept: what came meanwhile may not be read yet.
         let we_slept = now.duration_since(self.looked_at) > LOOK * 4;
         self.looked_at = now;
@@ -55,7 +55,8 @@ impl Silence {
             return Finding::Alive;
         }
         let silent_for = now.duration_since(self.heard_at);
-        if silent_for >= DEAD {
+        // On a long way a question and its answer, and one of them lost, take their time.
+        if silent_for >= DEAD.max(rtt * 4) {
             return Finding::Dead;
         }
         if silent_for >= ASK && self.asked == Asked::No {
@@ -76,7 +77,7 @@ pub async fn watch(session: Arc<Session>, mut live: watch::Receiver<usize>) {
         let mut silence = Silence::new(heard(&session), Instant::now());
         while *live.borrow() > 0 {
             sleep(LOOK).await;
-            match silence.look(heard(&session), Instant::now()) {
+            match silence.look(heard(&session), session.quic.rtt(), Instant::now()) {
                 Finding::Alive => {}
                 Finding::Ask => session.send_control(&Frame::Ping),
                 Finding::Dead => return,
@@ -100,7 +101,7 @@ mod tests {
         let mut datagrams = 0;
         let look = |nth| {
             datagrams += u64::from(heard(nth));
-            (nth, silence.look(datagrams, start + LOOK * nth))
+            (nth, silence.look(datagrams, Duration::ZERO, start + LOOK * nth))
         };
         (1..=looks).map(look).filter(|(_, finding)| *finding != Finding::Alive).collect()
     }
@@ -120,7 +121,7 @@ mod tests {
     fn who_has_slept_itself_starts_anew() {
         let start = Instant::now();
         let mut silence = Silence::new(0, start);
-        assert_eq!(silence.look(0, start + DEAD * 2), Finding::Alive);
-        assert_eq!(silence.look(0, start + DEAD * 2 + LOOK), Finding::Alive);
+        assert_eq!(silence.look(0, Duration::ZERO, start + DEAD * 2), Finding::Alive);
+        assert_eq!(silence.look(0, Duration::ZERO, start + DEAD * 2 + LOOK), Finding::Alive);
     }
 }

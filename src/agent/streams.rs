@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::carrying::keeping::OnSession;
 use super::vault::session::Session;
 use super::vault::{AgentVault, Offer};
 use crate::net::local_tcp::split;
@@ -55,7 +56,7 @@ impl StreamsHandle {
         stream_use: StreamUse,
         place: OwnedSemaphorePermit,
     ) {
-        self.start(vault, Origin::Relay { session: Arc::clone(session), stream, stream_use }, place);
+        self.start(vault, Origin::Relay { on: OnSession::new(Arc::clone(session), Some(stream_use)), stream }, place);
     }
 
     fn start(&self, vault: &Arc<AgentVault>, origin: Origin, place: OwnedSemaphorePermit) {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod consumer;
+mod goaway;
 mod harness;
 mod legacy;
 mod provider;

@@ -8,8 +8,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use self::draining::Draining;
 use self::routes::Routes;
-use self::session::Session;
+use self::session::{Session, Target};
+use super::leaving::Leave;
 use super::throttle::Throttle;
 use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::core::identity::AgentUri;
@@ -18,12 +20,15 @@ use crate::core::reject::ResetCode;
 use crate::core::resume::finished::{Finished, FinishedStreams};
 use crate::core::ring::{Allowance, Ring, RingLimits};
 
+pub mod draining;
 pub mod registrations;
 pub mod routes;
 pub mod session;
 
 /// How many finished streams are remembered: 35 s of almost 2,000 a second.
 const FINISHED: usize = 64 * 1024;
+/// More sessions than these are not kept beside the one in use.
+const LEAVING: usize = 4;
 
 /// A local socket at which a remote service is offered. It stays bound while its actor restarts.
 #[derive(Debug)]
@@ -59,6 +64,9 @@ pub struct AgentVault {
     places: Arc<Semaphore>,
     full: Throttle,
     session: watch::Sender<Option<Arc<Session>>>,
+    /// Those whose relays drain, the last to be told so last.
+    leaving: Mutex<Vec<Arc<Session>>>,
+    draining: Mutex<Draining>,
     sessions: AtomicU64,
     streams: AtomicU64,
 }
@@ -87,6 +95,8 @@ impl AgentVault {
             routes: Arc::default(),
             full: Throttle::default(),
             session: watch::Sender::new(None),
+            leaving: Mutex::default(),
+            draining: Mutex::default(),
             sessions: AtomicU64::new(0),
             streams: AtomicU64::new(0),
         }
@@ -125,12 +135,89 @@ impl AgentVault {
             features = %session.features,
             "session started"
         );
+        if let Some(until) = self.draining().gathers_until(Instant::now()) {
+            session.gather(until);
+        }
         self.session.send_replace(Some(session));
     }
 
-    /// Ends the session in use, if there is one: closes its connection, unless the relay has.
-    pub fn end(&self, code: ResetCode, why: &str) -> Option<Arc<Session>> {
-        let session = self.session.send_replace(None)?;
+    /// The relay of `session` drains: nothing is opened on it any more, and its relay is not dialled. False when it was told before.
+    #[must_use]
+    pub fn leave(&self, session: &Arc<Session>, leave: Leave) -> bool {
+        if !session.told_to_leave(leave.clone()) {
+            return false;
+        }
+        let mut leaving = self.leaving_sessions();
+        leaving.push(Arc::clone(session));
+        if leaving.len() > LEAVING {
+            // Whoever serves it hears that, and ends it.
+            leaving[0].close(ResetCode::UNSPECIFIED, "too many relays drain at once");
+        }
+        self.draining().add(session.target.address.clone(), session.relay.clone(), &leave);
+        drop(leaving);
+        // Only now: a stream that finds no session in use finds this one.
+        self.session.send_if_modified(|in_use| {
+            let is_it = in_use.as_ref().is_some_and(|in_use| in_use.number == session.number);
+            if is_it {
+                *in_use = None;
+            }
+            is_it
+        });
+        true
+    }
+
+    /// The sessions whose relays drain, the last to be told so last.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<Arc<Session>> {
+        self.leaving_sessions().clone()
+    }
+
+    /// Resolves when another session than this one is in use, or none while this one is left.
+    pub async fn is_replaced(&self, number: u64) {
+        let is_left = || self.leaving_sessions().iter().any(|session| session.number == number);
+        if is_left() {
+            // A half that came back waits there for as long as the relay lets it.
+            return std::future::pending().await;
+        }
+        let is_other = |session: &Option<Arc<Session>>| match session {
+            Some(session) => session.number != number,
+            None => is_left(),
+        };
+        if self.session.subscribe().wait_for(is_other).await.is_err() {
+            tracing::trace!("the sender is in the vault, so it cannot be gone");
+        }
+    }
+
+    /// The relays to dial, in order: where a relay that drains has sent us, then the configured ones from `first` on. A relay that
+    /// drains is the last resort until its deadline has passed, and none while its session stands: it takes nobody.
+    #[must_use]
+    pub fn targets(&self, first: usize) -> Vec<Target> {
+        let (relays, leaving) = (&self.config.relays, self.leaving());
+        let (successors, first) = match leaving.last().and_then(|session| Some((session, session.leave()?))) {
+            Some((session, leave)) => (leave.successors.clone(), session.target.at.map_or(0, |at| at + 1)),
+            None => (Vec::new(), first),
+        };
+        let successors = successors.into_iter().map(|address| Target { address, at: None });
+        let configured = (0..relays.len()).map(|step| (first + step) % relays.len());
+        let configured = configured.map(|at| Target { address: relays[at].clone(), at: Some(at) });
+        let stands = |target: &Target| leaving.iter().any(|session| session.target.address == target.address);
+        let mut targets: Vec<Target> = Vec::new();
+        for target in successors.chain(configured).filter(|target| !stands(target)) {
+            match targets.iter_mut().find(|earlier| earlier.address == target.address) {
+                Some(earlier) => earlier.at = earlier.at.or(target.at),
+                None => targets.push(target),
+            }
+        }
+        let draining = self.draining();
+        let now = Instant::now();
+        // Stable: the order is otherwise as it was.
+        targets.sort_by_key(|target| draining.is_draining(&target.address, now));
+        targets
+    }
+
+    /// Ends a session: closes its connection, unless the relay has. None: it had ended before.
+    pub fn end(&self, number: u64, code: ResetCode, why: &str) -> Option<Arc<Session>> {
+        let session = self.take(number)?;
         session.close(code, why);
         tracing::info!(
             relay = %session.relay,
@@ -140,6 +227,35 @@ impl AgentVault {
             "session ended"
         );
         Some(session)
+    }
+
+    /// Ends every session; whether there was one.
+    pub fn end_all(&self, code: ResetCode, why: &str) -> bool {
+        let sessions: Vec<_> = self.session().into_iter().chain(self.leaving()).collect();
+        sessions.iter().filter(|session| self.end(session.number, code, why).is_some()).count() > 0
+    }
+
+    fn take(&self, number: u64) -> Option<Arc<Session>> {
+        let mut leaving = self.leaving_sessions();
+        if let Some(at) = leaving.iter().position(|session| session.number == number) {
+            return Some(leaving.remove(at));
+        }
+        drop(leaving);
+        let mut taken = None;
+        self.session.send_if_modified(|in_use| {
+            taken = in_use.take_if(|session| session.number == number);
+            taken.is_some()
+        });
+        taken
+    }
+
+    fn leaving_sessions(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The relays that are known to drain.
+    pub fn draining(&self) -> MutexGuard<'_, Draining> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for one more stream; none when too many live. The warning comes at most once a second.

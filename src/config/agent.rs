@@ -132,6 +132,10 @@ pub struct Backoff {
     /// The longest pause.
     #[serde(with = "humantime_serde")]
     pub max: Duration,
+    /// The longest pause before another relay is dialled because this one drains, and at most a tenth of the time that it gives;
+    /// each agent takes a part of it at random.
+    #[serde(with = "humantime_serde")]
+    pub goaway_jitter: Duration,
 }
 
 impl Default for AgentConfig {
@@ -172,7 +176,11 @@ impl Default for Limits {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { initial: Duration::from_millis(200), max: Duration::from_secs(10) }
+        Self {
+            initial: Duration::from_millis(200),
+            max: Duration::from_secs(10),
+            goaway_jitter: Duration::from_secs(1),
+        }
     }
 }
 

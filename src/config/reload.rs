@@ -6,7 +6,7 @@ use super::{Problem, Problems};
 
 /// What is fixed once the relay runs: who it is, what is bound or opened at the start, and what sizes something that lives
 /// as long as the process. Everything else takes effect with a reload.
-pub const NEEDS_RESTART: [&str; 15] = [
+pub const NEEDS_RESTART: [&str; 16] = [
     "id",
     "region",
     "listen",
@@ -21,7 +21,8 @@ pub const NEEDS_RESTART: [&str; 15] = [
     "limits.handler",
     "limits.registry_call",
     "limits.audit_queue",
-    "quic.socket_buffer_bytes",
+    "limits.control_queue",
+    "quic",
 ];
 
 /// The keys whose values differ from those in use.

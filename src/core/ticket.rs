@@ -12,7 +12,7 @@
 //! | 7–30 | nonce |
 //! | 31– | the facts, encrypted, and the tag of 16 bytes; bytes 0–6 are authenticated with them |
 //!
-//! Numbers are big-endian. [`facts`] has the layout of what is inside.
+//! Numbers are big-endian. `facts.rs` has the layout of what is inside.
 
 use std::fmt;
 

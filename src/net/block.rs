@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 pub const BLOCK: usize = 64 * 1024;
 /// What is read is handed on in its block from this size on, and copied below it: a few bytes that nobody acknowledges must
 /// not hold a whole block.
-const BY_REFERENCE: usize = BLOCK / 4;
+const BY_REFERENCE: usize = BLOCK / 2;
 /// Blocks kept per thread: what a connection's send window holds at its default, so about what is under way.
 const POOLED: usize = 64;
 /// Blocks that are looked at for one that is free: the oldest are at the front.

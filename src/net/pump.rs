@@ -150,10 +150,29 @@ enum Halt {
 }
 
 /// Copies `source` to `sink` until one of them ends. Not cancel-safe: dropping it cuts both.
-pub async fn pump<M>(mut source: impl Source, mut sink: impl Sink, count: &PumpCount, codes: PumpCodes<M>) -> PumpEnd
+pub async fn pump<M>(source: impl Source, sink: impl Sink, count: &PumpCount, codes: PumpCodes<M>) -> PumpEnd
 where
     M: Fn(ResetCode) -> ResetCode,
 {
+    pump_behind(None, source, sink, count, codes).await
+}
+
+/// As [`pump`], behind `head`, which comes from nobody and does not count.
+pub async fn pump_behind<M>(
+    head: Option<Bytes>,
+    mut source: impl Source,
+    mut sink: impl Sink,
+    count: &PumpCount,
+    codes: PumpCodes<M>,
+) -> PumpEnd
+where
+    M: Fn(ResetCode) -> ResetCode,
+{
+    if let Some(head) = head
+        && let Err(halt) = write_chunk(&mut source, &mut sink, head).await
+    {
+        return pass_on(halt, source, sink, &codes);
+    }
     let mut stopped = pin!(sink.stopped());
     let halt = loop {
         let chunk = match poll_fn(|cx| poll_chunk(&mut source, stopped.as_mut(), cx)).await {
@@ -169,14 +188,6 @@ where
         tokio::task::consume_budget().await;
     };
     pass_on(halt, source, sink, &codes)
-}
-
-/// The end of a pump that never began, since nothing can be written to `sink`.
-pub fn halted<M>(end: WriteEnd, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd
-where
-    M: Fn(ResetCode) -> ResetCode,
-{
-    pass_on(Halt::Sink(end), source, sink, codes)
 }
 
 fn pass_on<M>(halt: Halt, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd

@@ -3,8 +3,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that watches the files |
-//! | Receives | `FilesChanged`, `Recheck`, `LookForTickets`, and the end of its task |
+//! | Owns | the task that watches the files, and the one that looks at the certificates of connections |
+//! | Receives | `FilesChanged`, `Rechecked`, `LookForTickets`, and the end of its task |
 //! | Sends | TICKET to the connections of streams whose ticket is due; else nothing: it hands the endpoint its configuration, and the vault the fleet's keys |
 //! | Restart | permanent; a restart reads the files again |
 //! | Lost on crash | since when a connection's certificate has been invalid: its grace begins anew |
@@ -31,6 +31,7 @@ use crate::net::{quic, tls};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
+use crate::vault::connections::AgentConnection;
 
 /// How often the certificates of established connections are looked at, where that is asked for.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -40,8 +41,8 @@ const RECHECK: Duration = Duration::from_secs(60);
 pub enum CredentialsMsg {
     /// A file changed, or a reload was asked for.
     FilesChanged,
-    /// It is time to look at the certificates of established connections.
-    Recheck(Result<(), Panicked>),
+    /// The connections whose certificates are not valid any more, and why.
+    Rechecked(Result<Vec<(Arc<AgentConnection>, rustls::Error)>, Panicked>),
     /// It is time to look which tickets are due.
     LookForTickets(Result<(), Panicked>),
     /// The watching task ended, which it does only by a panic.
@@ -130,10 +131,7 @@ impl Actor for Credentials {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             CredentialsMsg::FilesChanged => state.renew(),
-            CredentialsMsg::Recheck(slept) => {
-                slept?;
-                state.recheck();
-            }
+            CredentialsMsg::Rechecked(invalid) => state.on_rechecked(invalid?),
             CredentialsMsg::LookForTickets(slept) => {
                 slept?;
                 state.renew_tickets();
@@ -142,6 +140,19 @@ impl Actor for Credentials {
         }
         Ok(())
     }
+}
+
+/// Which connections' certificates are not valid any more. There may be twenty thousand, and each takes its time.
+async fn look(vault: Arc<Vault>, check: ClientCheck, wait: Duration) -> Vec<(Arc<AgentConnection>, rustls::Error)> {
+    tokio::time::sleep(wait).await;
+    let mut invalid = Vec::new();
+    for connection in vault.connections.all() {
+        tokio::task::yield_now().await;
+        if let Err(why) = check.check(&connection.quic) {
+            invalid.push((connection, why));
+        }
+    }
+    invalid
 }
 
 async fn watch(slot: Slot<CredentialsMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
@@ -174,7 +185,7 @@ impl CredentialsState {
                 tracing::error!(error = format!("{error:#}"), "credentials cannot be used: the old ones stay in use");
             }
         }
-        self.recheck();
+        self.recheck_after(Duration::ZERO);
         self.read_fleet_key();
         self.renew_tickets();
     }
@@ -200,22 +211,29 @@ impl CredentialsState {
         self.look = Some(task::owned(&self.slot, look, CredentialsMsg::LookForTickets));
     }
 
-    /// Closes the connections whose grace is over, and sees to it that they are looked at again.
-    fn recheck(&mut self) {
-        let grace = self.vault.config.now().limits.certificate_grace;
-        let Some(check) = self.check.as_ref().filter(|_| !grace.is_zero()) else {
+    /// Has the certificates of all connections looked at, where that is asked for.
+    fn recheck_after(&mut self, wait: Duration) {
+        let is_wanted = !self.vault.config.now().limits.certificate_grace.is_zero();
+        let Some(check) = self.check.clone().filter(|_| is_wanted) else {
             self.recheck = None;
             self.invalid.clear();
             return;
         };
+        let look = look(Arc::clone(&self.vault), check, wait);
+        self.recheck = Some(task::owned(&self.slot, look, CredentialsMsg::Rechecked));
+    }
+
+    /// Closes the connections whose grace is over, and sees to it that all are looked at again.
+    fn on_rechecked(&mut self, found: Vec<(Arc<AgentConnection>, rustls::Error)>) {
+        let grace = self.vault.config.now().limits.certificate_grace;
         let (now, mut next) = (Instant::now(), RECHECK);
         let mut invalid = HashMap::new();
-        for connection in self.vault.connections.all() {
-            let Err(why) = check.check(&connection.quic) else { continue };
+        for (connection, why) in found {
             let since = self.invalid.get(&connection.generation).copied().unwrap_or(now);
             let left = grace.saturating_sub(now - since);
             if left.is_zero() {
                 tracing::warn!(agent = %connection.agent, %why, "certificate is no longer valid: closing");
+                self.vault.metrics.connections_invalid.inc();
                 connection.close(ResetCode::DENIED, &format!("certificate is no longer valid: {why}"));
             } else {
                 invalid.insert(connection.generation, since);
@@ -223,7 +241,7 @@ impl CredentialsState {
             }
         }
         self.invalid = invalid;
-        self.recheck = Some(task::owned(&self.slot, tokio::time::sleep(next), CredentialsMsg::Recheck));
+        self.recheck_after(next);
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::clock::now_unix_ms;
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
-use crate::core::policy::{Query, Verdict};
+use crate::core::policy::{Effect, Query, Verdict};
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::vault::Vault;
 use crate::vault::streams::{Parties, StreamFacts};
+use crate::vault::traffic::LiveStream;
 
 /// What the rules are asked about one side of a stream (wire.md §4).
 #[derive(Debug, Clone, Copy)]
@@ -69,4 +70,42 @@ impl<'a> Question<'a> {
         let label = DecisionLabel { side: self.side.name(), decision: verdict.effect.name() };
         vault.metrics.decisions.get_or_create(&label).inc();
     }
+}
+
+/// Why the rules in force do not allow a stream that lives; audited.
+#[must_use]
+pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
+    let LiveStream { id, parties, facts, .. } = stream;
+    if facts.target.is_empty() {
+        let Parties { consumer, provider } = parties;
+        if vault.policy.current().snapshot.allows_some_stream(consumer, provider, now_unix_ms()) {
+            return None;
+        }
+        let why = "no rule allows a stream between its agents any more";
+        by_relay(vault, consumer, provider.as_str(), *id, Effect::Deny, why);
+        return Some(why.to_owned());
+    }
+    Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
+        let verdict = question.ask(vault);
+        (!verdict.is_allowed()).then(|| {
+            question.record(vault, &verdict);
+            format!("denied ({}) by new rules: {}", question.side.name(), verdict.cause())
+        })
+    })
+}
+
+/// Audits what the relay itself lets pass or refuses.
+pub fn by_relay(vault: &Vault, caller: &AgentUri, target: &str, stream_id: StreamId, decision: Effect, reason: &str) {
+    vault.audit.push(AuditEvent {
+        ts_unix_ms: now_unix_ms(),
+        tenant: caller.tenant().as_str().into(),
+        side: Side::Relay,
+        caller: caller.as_str().into(),
+        target: target.into(),
+        method: "".into(),
+        decision,
+        rule: None,
+        reason: reason.into(),
+        stream_id,
+    });
 }

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::decision::Question;
+use super::decision;
 use super::splices::splice::SpliceMsg;
 use super::watch_files::Files;
 use crate::clock::now_unix_ms;
@@ -23,8 +23,6 @@ use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
-use crate::vault::streams::Parties;
-use crate::vault::traffic::LiveStream;
 
 /// Messages of the policy actor.
 #[derive(Debug)]
@@ -127,29 +125,12 @@ async fn check_streams(vault: Arc<Vault>) {
     for stream in vault.traffic.live() {
         // There may be a hundred thousand.
         tokio::task::consume_budget().await;
-        if let Some(why) = denied(&vault, &stream)
+        if let Some(why) = decision::denied(&vault, &stream)
             && let Some(splice) = stream.splice.upgrade()
         {
             Slot::<SpliceMsg>::at(splice).tell(SpliceMsg::Denied(why));
         }
     }
-}
-
-/// Why a stream is not allowed; audited, as a decision or, where this relay does not know what it is about, as its own.
-fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
-    let LiveStream { id, parties, facts, .. } = stream;
-    if facts.target.is_empty() {
-        let Parties { consumer, provider } = parties;
-        let allowed = vault.policy.current().snapshot.allows_some_stream(consumer, provider, now_unix_ms());
-        return (!allowed).then(|| "no rule allows a stream between its agents any more".to_owned());
-    }
-    Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
-        let verdict = question.ask(vault);
-        (!verdict.is_allowed()).then(|| {
-            question.record(vault, &verdict);
-            format!("denied ({}) by new rules: {}", question.side.name(), verdict.cause())
-        })
-    })
 }
 
 async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infallible {

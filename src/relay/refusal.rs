@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capability, StreamId};
+use crate::core::open::METHOD_MAX_BYTES;
 use crate::core::policy::Effect;
 use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::directory::audit_log::record::{AuditEvent, Side};
@@ -21,7 +22,7 @@ use crate::vault::connections::AgentConnection;
 pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream, reject: &Reject) {
     tracing::info!(
         consumer = %connection.agent,
-        target = asked.target_service,
+        target = shortened(&asked.target_service),
         stream = asked.stream_id,
         %reject,
         "stream refused"
@@ -32,8 +33,8 @@ pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream
             tenant: connection.agent.tenant().as_str().into(),
             side: Side::Relay,
             caller: connection.agent.as_str().into(),
-            target: asked.target_service.as_str().into(),
-            method: asked.method.as_str().into(),
+            target: shortened(&asked.target_service).into(),
+            method: shortened(&asked.method).into(),
             decision: Effect::Deny,
             rule: None,
             reason: reject.to_string().into(),
@@ -43,6 +44,11 @@ pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream
     if connection.names(Capability::RejectCtrl) && asked.stream_id != 0 {
         connection.send_control(&Frame::StreamReject(reject.to_message(StreamId(asked.stream_id))));
     }
+}
+
+/// A refused open may say anything: no more of it is kept than of one that is served.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(METHOD_MAX_BYTES)]
 }
 
 /// Writes the refusal in band and ends the stream. A peer that takes nothing for `within` gets a reset.

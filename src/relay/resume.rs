@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
-use crate::core::identity::AgentUri;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::policy::Effect;
 use crate::core::reject::{CodeAgreement, RejectCode, ResetCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Echo, Half, Named, Origin, Refusal, Unproven};
 use crate::core::ticket::TicketFacts;
-use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::net::stream::BiStream;
 use crate::proto::orp;
+use crate::relay::decision;
 use crate::relay::ingress::connections::connection::Fresh;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::dynamic::DynamicHandle;
@@ -70,7 +69,8 @@ impl ResumeHandle {
             self.vault.metrics.limit_hit("parked_per_agent");
             self.vault.metrics.resume("limit");
             tracing::info!(agent = %connection.agent, stream = %fields.stream_id, limit, "too many halves wait: reset");
-            stream.set_drop_code(ResetCode::LIMIT.for_peer(connection.codes()));
+            // Not for good: the agent is to send another.
+            stream.set_drop_code(ResetCode::RESUMABLE.for_peer(connection.codes()));
             return;
         };
         let named = |capability| if connection.names(capability) { Named::Yes } else { Named::No };
@@ -111,8 +111,9 @@ impl ResumeHandle {
         if !self.vault.config.now().resume.allow_unproven {
             return Unproven::Off;
         }
+        // Rules are asked only about two: what is said of one alone does not matter.
         let policy = self.vault.policy.current();
-        match waiting {
+        match waiting.filter(|waiting| waiting.agent != half.agent) {
             Some(waiting) if policy.snapshot.allows_some_stream(&waiting.agent, &half.agent, now_unix_ms()) => {
                 Unproven::Allowed
             }
@@ -122,41 +123,38 @@ impl ResumeHandle {
 }
 
 /// Ends a half, in the way that its agent understands: with a code, or with a bare FIN before any echo (wire.md §5).
-pub fn turn_away(vault: &Vault, connection: &AgentConnection, id: StreamId, stream: BiStream, why: Refusal) {
+///
+/// A half of MIGRATE_TO_RELAY that waits for no echo would take a FIN for the end of its stream: it is reset.
+pub fn turn_away(
+    vault: &Vault,
+    connection: &AgentConnection,
+    id: StreamId,
+    stream: BiStream,
+    origin: Origin,
+    why: Refusal,
+) {
     let agent = &connection.agent;
     vault.metrics.resume(why.name());
     vault.flights.note(agent.tenant(), id, format!("half of {agent} is refused: {why}"));
     tracing::info!(%agent, stream = %id, %why, "resume refused");
     // What the rules deny is audited where they are asked.
-    if why.reject().code == RejectCode::Denied && why != Refusal::RulesDeny {
-        audit(vault, agent, "", id, Effect::Deny, why.reason());
+    if why != Refusal::RulesDeny {
+        decision::by_relay(vault, agent, "", id, Effect::Deny, &why.reject().to_string());
     }
-    match connection.codes() {
-        CodeAgreement::Both => {
+    match (connection.codes(), origin) {
+        (CodeAgreement::Both, _) => {
             stream.send.reset(why.reset());
             stream.recv.stop(why.reset());
         }
-        CodeAgreement::None => {
+        (CodeAgreement::None, Origin::Demotion) => {
+            stream.send.reset(ResetCode::UNSPECIFIED);
+            stream.recv.stop(ResetCode::UNSPECIFIED);
+        }
+        (CodeAgreement::None, Origin::Resume) => {
             stream.send.finish();
             stream.recv.stop(ResetCode::UNSPECIFIED);
         }
     }
-}
-
-/// What the relay itself lets pass or refuses.
-fn audit(vault: &Vault, caller: &AgentUri, target: &str, stream_id: StreamId, decision: Effect, reason: &str) {
-    vault.audit.push(AuditEvent {
-        ts_unix_ms: now_unix_ms(),
-        tenant: caller.tenant().as_str().into(),
-        side: Side::Relay,
-        caller: caller.as_str().into(),
-        target: target.into(),
-        method: "".into(),
-        decision,
-        rule: None,
-        reason: reason.into(),
-        stream_id,
-    });
 }
 
 /// The connection at a stream's other end. Where nothing carries the stream any more, its agents still tell one another how it
@@ -165,7 +163,8 @@ fn partner_of(vault: &Vault, connection: &AgentConnection, id: StreamId) -> Opti
     connection.routes.partner(id).or_else(|| {
         let known = vault.streams.known(connection.agent.tenant(), id)?;
         let partner = known.parties.partner_of(&connection.agent).filter(|partner| **partner != connection.agent)?;
-        vault.connections.latest_of(partner)
+        // It has something to do with an end only if it knows what one is.
+        vault.connections.latest_of(partner).filter(|partner| partner.names(Capability::FinState))
     })
 }
 

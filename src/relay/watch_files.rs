@@ -12,6 +12,9 @@ use crate::clock::beat;
 /// How often files are looked at.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// How long files that have changed must then stay as they are.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// What a look tells of a file; `None` when it is not there.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
@@ -39,9 +42,22 @@ impl Files {
                     // Nobody can ask any more: the relay is going down.
                     Err(_) => std::future::pending().await,
                 },
-                () = tokio::time::sleep_until(beat(EVERY)) => if look(&self.paths) != self.seen { break },
+                () = tokio::time::sleep_until(beat(EVERY)) => if look(&self.paths) != self.seen { return settled(&self.paths).await },
             }
         }
+    }
+}
+
+/// Waits until two looks in a row find the same: whoever writes the file may be in the midst of it.
+async fn settled(paths: &[PathBuf]) {
+    let mut seen = look(paths);
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        let again = look(paths);
+        if again == seen {
+            return;
+        }
+        seen = again;
     }
 }
 

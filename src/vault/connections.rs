@@ -74,9 +74,6 @@ pub struct AgentConnection {
     /// By when HELLO must have come.
     pub hello_deadline: Instant,
     control_queue_full: Counter,
-    /// Unsolicited frames that wait for an answer to go first; `None` while none is due.
-    held: Mutex<Option<Vec<Frame>>>,
-    held_max: usize,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
@@ -138,41 +135,42 @@ impl AgentConnection {
         }
     }
 
-    /// Sends an unsolicited frame on the control stream; it waits while an answer is due.
+    /// Sends an unsolicited frame on the control stream; it waits while an answer is due. Before HELLO was answered there is nothing
+    /// to be said.
     pub fn send_control(&self, frame: &Frame) {
-        let mut held = self.lock_held();
-        let Some(frames) = held.as_mut() else { return self.queue(frame) };
-        if let Some(older) = frames.iter_mut().find(|older| is_superseded(older, frame)) {
-            *older = frame.clone();
-        } else if frames.len() < self.held_max {
-            frames.push(frame.clone());
-        } else {
-            drop(held);
-            self.cut_off();
+        if self.accepted().is_some() {
+            self.sent(frame, self.with_writer(|writer| writer.send_unsolicited(frame)));
         }
     }
 
     /// Sends the answer to a frame of the agent's.
     pub fn answer_control(&self, frame: &Frame) {
-        self.queue(frame);
+        self.sent(frame, self.with_writer(|writer| writer.send(frame)));
     }
 
     /// From here on unsolicited frames wait: the agent's next frame must be an answer.
     pub fn hold_unsolicited(&self) {
-        self.lock_held().get_or_insert_with(Vec::new);
+        if let Some(control) = self.control() {
+            control.writer.hold();
+        }
     }
 
     /// The answer is queued: what waited follows it. Fine if nothing was held.
     pub fn release_unsolicited(&self) {
-        let mut held = self.lock_held();
-        for frame in held.take().into_iter().flatten() {
-            self.queue(&frame);
+        if self.with_writer(ControlWriter::release) == Err(ControlSendError::Full) {
+            self.cut_off();
         }
     }
 
+    fn with_writer(
+        &self,
+        with: impl FnOnce(&ControlWriter) -> Result<(), ControlSendError>,
+    ) -> Result<(), ControlSendError> {
+        self.control().map_or(Err(ControlSendError::Closed), |control| with(&control.writer))
+    }
+
     /// An agent that does not read its control stream is cut off: nothing may pile up for it.
-    fn queue(&self, frame: &Frame) {
-        let sent = self.control().map_or(Err(ControlSendError::Closed), |control| control.writer.send(frame));
+    fn sent(&self, frame: &Frame, sent: Result<(), ControlSendError>) {
         match sent {
             Ok(()) => {}
             Err(ControlSendError::Full) => self.cut_off(),
@@ -186,10 +184,6 @@ impl AgentConnection {
         tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
         self.control_queue_full.inc();
         self.close(ResetCode::LIMIT, "control stream is not read");
-    }
-
-    fn lock_held(&self) -> MutexGuard<'_, Option<Vec<Frame>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
@@ -230,11 +224,6 @@ impl AgentConnection {
     }
 }
 
-/// Of several checkpoints of a stream that wait, the latest says everything (wire.md §5).
-fn is_superseded(older: &Frame, newer: &Frame) -> bool {
-    matches!((older, newer), (Frame::StreamCheckpoint(older), Frame::StreamCheckpoint(newer)) if older.stream_id == newer.stream_id)
-}
-
 /// Whether both agents of a stream know reset codes (wire.md §9).
 #[must_use]
 pub fn agreement(one: &AgentConnection, other: &AgentConnection) -> CodeAgreement {
@@ -255,7 +244,6 @@ struct Established {
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
-    held_max: usize,
     restarts: Family<ActorLabel, Counter>,
     established: Mutex<Established>,
     last_generation: AtomicU64,
@@ -263,11 +251,10 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet; what happens to them is counted in `metrics`. At most `control_queue` frames wait for one agent's answer.
+    /// None yet; what happens to them is counted in `metrics`.
     #[must_use]
-    pub fn new(metrics: &Metrics, control_queue: usize) -> Self {
+    pub fn new(metrics: &Metrics) -> Self {
         Self {
-            held_max: control_queue,
             control_queue_full: metrics.limit("control_queue"),
             restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
@@ -298,8 +285,6 @@ impl Connections {
             since: SystemTime::now(),
             hello_deadline,
             control_queue_full: self.control_queue_full.clone(),
-            held: Mutex::new(None),
-            held_max: self.held_max,
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),

@@ -38,7 +38,8 @@ pub struct ControlWriter {
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue>,
+    /// What is to be written, and what waits for an answer to go first.
+    queues: Mutex<(Queue, Option<Queue>)>,
     waiting: Notify,
 }
 
@@ -46,7 +47,7 @@ impl ControlWriter {
     /// Writes to `send` from a queue of at most `queue` frames; checkpoints have a bound of their own.
     #[must_use]
     pub fn new(send: SendHalf, queue: usize) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::new(Queue::new(queue)), waiting: Notify::new() });
+        let shared = Arc::new(Shared { queues: Mutex::new((Queue::new(queue), None)), waiting: Notify::new() });
         let task = task::run(write(send, Arc::clone(&shared)));
         Self { shared, _task: task }
     }
@@ -56,34 +57,72 @@ impl ControlWriter {
     /// # Errors
     /// When the queue is full or the stream is closed.
     pub fn send(&self, frame: &Frame) -> Result<(), ControlSendError> {
-        let bytes = frame.encode();
-        let stream_id = match frame {
-            Frame::StreamCheckpoint(checkpoint) => Some(checkpoint.stream_id),
-            _ => None,
-        };
-        self.shared.lock().push(stream_id, bytes)?;
+        self.shared.lock().0.push(superseding(frame), frame.encode())?;
+        self.shared.waiting.notify_one();
+        Ok(())
+    }
+
+    /// As [`ControlWriter::send`], of a frame that was not asked for: while an answer is due it waits behind it.
+    ///
+    /// # Errors
+    /// As [`ControlWriter::send`].
+    pub fn send_unsolicited(&self, frame: &Frame) -> Result<(), ControlSendError> {
+        {
+            let (queue, held) = &mut *self.shared.lock();
+            held.as_mut().unwrap_or(queue).push(superseding(frame), frame.encode())?;
+        }
+        self.shared.waiting.notify_one();
+        Ok(())
+    }
+
+    /// An answer is due: what was not asked for waits from here on.
+    pub fn hold(&self) {
+        let (queue, held) = &mut *self.shared.lock();
+        held.get_or_insert_with(|| Queue::new(queue.limit));
+    }
+
+    /// The answer is queued: what waited follows it.
+    ///
+    /// # Errors
+    /// [`ControlSendError::Full`] when the two together are more than may wait.
+    pub fn release(&self) -> Result<(), ControlSendError> {
+        {
+            let (queue, held) = &mut *self.shared.lock();
+            let Some(held) = held.take() else { return Ok(()) };
+            for Waiting { bytes, checkpoint_of } in held.frames {
+                queue.push(checkpoint_of, bytes)?;
+            }
+        }
         self.shared.waiting.notify_one();
         Ok(())
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, (Queue, Option<Queue>)> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The stream of whose waiting frames only the newest counts.
+fn superseding(frame: &Frame) -> Option<u64> {
+    match frame {
+        Frame::StreamCheckpoint(checkpoint) => Some(checkpoint.stream_id),
+        _ => None,
     }
 }
 
 async fn write(mut send: SendHalf, shared: Arc<Shared>) {
     loop {
         // A frame that is queued in between leaves a permit: it is not missed.
-        let next = shared.lock().pop();
+        let next = shared.lock().0.pop();
         let Some(frame) = next else {
             shared.waiting.notified().await;
             continue;
         };
         if let Err(end) = send.write_all(&frame).await {
             tracing::debug!(?end, "control stream takes no more frames");
-            shared.lock().close();
+            shared.lock().0.close();
             return;
         }
     }

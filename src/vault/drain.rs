@@ -18,6 +18,8 @@ use crate::vault::connections::AgentConnection;
 struct Begun {
     deadline: Instant,
     goaway: orp::GoAway,
+    /// Every agent that was here was told. Only then is anything refused, so that an agent hears why before it is refused.
+    told: bool,
 }
 
 /// See the module's documentation. Draining never ends but with the relay.
@@ -34,13 +36,13 @@ impl Drain {
     /// Whether it has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.borrow().is_some()
+        self.0.borrow().as_ref().is_some_and(|begun| begun.told)
     }
 
     /// Waits until it has begun; the deadline for live streams.
     pub async fn begun(&self) -> Instant {
         let mut begun = self.0.subscribe();
-        match begun.wait_for(Option::is_some).await {
+        match begun.wait_for(|begun| begun.as_ref().is_some_and(|begun| begun.told)).await {
             Ok(begun) => begun.as_ref().map_or_else(Instant::now, |begun| begun.deadline),
             // The sender is in `self`, so it cannot be gone.
             Err(_) => Instant::now(),
@@ -59,6 +61,7 @@ impl Drain {
     fn begin(&self, within: Duration, successors: &[HostPort]) -> bool {
         let millis = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let begun = Begun {
+            told: false,
             deadline: Instant::now() + within,
             goaway: orp::GoAway {
                 reason: "the relay is draining".to_owned(),
@@ -80,6 +83,7 @@ impl Vault {
     pub fn begin_drain(&self, successors: &[HostPort]) {
         if self.drain.begin(self.config.now().drain.deadline, successors) {
             self.connections.all().iter().for_each(|connection| self.drain.tell(connection));
+            self.drain.0.send_modify(|drain| drain.iter_mut().for_each(|begun| begun.told = true));
         }
     }
 }

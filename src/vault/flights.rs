@@ -11,8 +11,10 @@ use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
 use crate::supervise::recorder::Recorded;
 
-/// Events that are kept, of all streams together: about half a megabyte.
+/// Events that are kept, of all streams together: at most two megabytes.
 pub const KEPT: usize = 8_192;
+/// What is kept of one: a peer may have had its say in it.
+const WHAT_MAX_BYTES: usize = 200;
 
 #[derive(Debug)]
 struct Event {
@@ -32,7 +34,12 @@ impl Flights {
         if !id.is_recorded() {
             return;
         }
-        let event = Event { at: SystemTime::now(), tenant: tenant.clone(), id, what: what.into() };
+        let mut what = what.into();
+        if what.len() > WHAT_MAX_BYTES {
+            // Copied: the rest must not stay in memory behind it.
+            what = what[..what.floor_char_boundary(WHAT_MAX_BYTES)].to_owned().into();
+        }
+        let event = Event { at: SystemTime::now(), tenant: tenant.clone(), id, what };
         let mut events = self.lock();
         if events.len() >= KEPT {
             events.pop_front();
@@ -79,7 +86,9 @@ mod tests {
         assert_eq!(texts(flights.of(&acme, StreamId(1))), ["opened", "ended"]);
         assert_eq!(flights.of_any_tenant(StreamId(1)).len(), 3);
         assert!(flights.of(&acme, StreamId(0)).is_empty());
-        for _ in 0..KEPT - 2 {
+        flights.note(&acme, StreamId(3), "é".repeat(70_000));
+        assert!(flights.of(&acme, StreamId(3))[0].what.len() <= WHAT_MAX_BYTES);
+        for _ in 0..KEPT - 3 {
             flights.note(&acme, StreamId(2), "x");
         }
         assert_eq!(texts(flights.of(&acme, StreamId(1))), ["ended"]);

@@ -5,7 +5,7 @@
 //! nothing.
 //!
 //! A stream that was carried and is no more is remembered for a while, so that its two agents can resume it (wire.md §5).
-//! What is remembered keeps nobody from using the id for another stream.
+//! The id of one that was cut is kept from others for a minute; that of one that came to its end is free at once.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -24,8 +24,11 @@ const SHARDS: usize = 16;
 /// How long a stream is remembered that nothing carries: longer than any resume window, and than the agents' own memory of
 /// finished streams (35 s, wire.md §9).
 const REMEMBERED_FOR: Duration = Duration::from_secs(120);
-/// How many such streams are remembered, in each shard; the oldest go first. About 16 MB in all.
-const REMEMBERED: usize = 4_096;
+/// How long the id of a stream that was cut is kept from others: its agents may come to resume it.
+const KEPT_FROM_OTHERS: Duration = Duration::from_secs(60);
+/// How many such streams are remembered, in each shard; the oldest go first. In all more than `limits.streams` allows to live by
+/// default, so that all of them may be cut at once; about 32 MB.
+const REMEMBERED: usize = 8_192;
 
 /// A stream's two agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,13 +99,29 @@ enum Carrier {
     None,
     /// Weak: what a splice's node shows leads back here.
     Splice(Weak<Node>),
+    /// It came to its end in both directions; what carries it is about to go.
+    Finished,
     /// Nothing carries it any more, since then.
-    Gone(Instant),
+    Gone(Instant, HowGone),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HowGone {
+    Finished,
+    Cut,
 }
 
 impl Record {
     fn is_live(&self) -> bool {
-        !matches!(self.carrier, Carrier::Gone(_))
+        !matches!(self.carrier, Carrier::Gone(..))
+    }
+
+    fn is_kept_from_others(&self) -> bool {
+        match self.carrier {
+            Carrier::Gone(at, HowGone::Cut) => at.elapsed() < KEPT_FROM_OTHERS,
+            Carrier::Gone(_, HowGone::Finished) => false,
+            _ => true,
+        }
     }
 }
 
@@ -138,8 +157,8 @@ impl Shard {
         while let Some((key, epoch)) = self.gone.front() {
             let record = self.records.get(key).filter(|record| record.epoch == *epoch);
             match record.map(|record| &record.carrier) {
-                Some(Carrier::Gone(at)) if at.elapsed() < REMEMBERED_FOR && self.gone.len() <= REMEMBERED => return,
-                Some(Carrier::Gone(_)) => drop(self.records.remove(key)),
+                Some(Carrier::Gone(at, _)) if at.elapsed() < REMEMBERED_FOR && self.gone.len() <= REMEMBERED => return,
+                Some(Carrier::Gone(..)) => drop(self.records.remove(key)),
                 _ => {}
             }
             self.gone.pop_front();
@@ -174,13 +193,15 @@ impl StreamIndex {
         shard.forget();
         let mut record = Record { parties, epoch, facts: None, carrier: Carrier::None, ticketed_at: None };
         match shard.records.entry(key.clone()) {
-            Entry::Occupied(taken) if taken.get().is_live() && taken.get().parties != record.parties => {
+            Entry::Occupied(taken) if taken.get().is_kept_from_others() && taken.get().parties != record.parties => {
                 return Err(Conflict);
             }
             Entry::Occupied(mut taken) => {
                 if taken.get().parties == record.parties {
                     // The stream goes on, and so does its ticket.
                     record.ticketed_at = taken.get().ticketed_at;
+                    // Should this come to nothing, it is still known for what it was.
+                    record.facts.clone_from(&taken.get().facts);
                 }
                 let was_live = taken.insert(record).is_live();
                 self.0.live.fetch_add(usize::from(!was_live), Ordering::Relaxed);
@@ -201,9 +222,9 @@ impl StreamIndex {
         let shard = self.0.shard(&key);
         let record = shard.records.get(&key)?;
         let splice = match &record.carrier {
-            Carrier::Gone(at) if at.elapsed() >= REMEMBERED_FOR => return None,
+            Carrier::Gone(at, _) if at.elapsed() >= REMEMBERED_FOR => return None,
             Carrier::Splice(node) => node.upgrade(),
-            Carrier::None | Carrier::Gone(_) => None,
+            Carrier::None | Carrier::Finished | Carrier::Gone(..) => None,
         };
         Some(Known { parties: record.parties.clone(), facts: record.facts.clone(), splice })
     }
@@ -281,6 +302,14 @@ impl Reservation {
         }
     }
 
+    /// The stream has come to its end in both directions.
+    pub fn finished(&self) {
+        let Some((index, key, epoch)) = &self.held else { return };
+        if let Some(record) = index.shard(key).records.get_mut(key).filter(|record| record.epoch == *epoch) {
+            record.carrier = Carrier::Finished;
+        }
+    }
+
     /// Nothing is remembered of the stream once this is dropped.
     pub fn forget(&self) {
         let Some((index, key, epoch)) = &self.held else { return };
@@ -303,109 +332,12 @@ impl Drop for Reservation {
             record.remove();
             return;
         }
-        record.get_mut().carrier = Carrier::Gone(Instant::now());
+        let how = if matches!(record.get().carrier, Carrier::Finished) { HowGone::Finished } else { HowGone::Cut };
+        record.get_mut().carrier = Carrier::Gone(Instant::now(), how);
         shard.gone.push_back((key, epoch));
         shard.forget();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn agent(tenant: &str, n: u8) -> AgentUri {
-        format!("outrelay://{tenant}/agent/00000000-0000-0000-0000-0000000000{n:02}").parse().unwrap()
-    }
-
-    fn parties(tenant: &str, consumer: u8, provider: u8) -> Parties {
-        Parties { consumer: agent(tenant, consumer), provider: agent(tenant, provider) }
-    }
-
-    #[test]
-    fn an_id_of_another_pair_is_a_conflict_until_it_is_free() {
-        let index = StreamIndex::default();
-        let held = index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap();
-        assert!(index.reserve(StreamId(7), parties("acme", 1, 3)).is_err());
-        assert!(index.reserve(StreamId(7), parties("acme", 2, 1)).is_err(), "the roles count");
-        drop(held);
-        let _held = index.reserve(StreamId(7), parties("acme", 1, 3)).unwrap();
-    }
-
-    #[test]
-    fn tenants_do_not_meet() {
-        let index = StreamIndex::default();
-        let _one = index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap();
-        let _two = index.reserve(StreamId(7), parties("beta", 3, 4)).unwrap();
-        assert_eq!(index.len(), 2);
-        let known = index.known(agent("beta", 3).tenant(), StreamId(7)).unwrap();
-        assert_eq!(known.parties, parties("beta", 3, 4));
-    }
-
-    #[test]
-    fn the_same_pair_again_takes_the_record_and_the_older_one_frees_nothing() {
-        let index = StreamIndex::default();
-        let older = index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap();
-        let newer = index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap();
-        drop(older);
-        assert_eq!(index.len(), 1);
-        drop(newer);
-        assert!(index.is_empty());
-    }
-
-    #[test]
-    fn id_zero_is_never_recorded_and_never_collides() {
-        let index = StreamIndex::default();
-        let _one = index.reserve(StreamId(0), parties("acme", 1, 2)).unwrap();
-        let _two = index.reserve(StreamId(0), parties("acme", 3, 4)).unwrap();
-        assert!(index.is_empty());
-    }
-
-    fn carried(index: &StreamIndex, id: u64) -> (Reservation, Arc<Node>) {
-        let reservation = index.reserve(StreamId(id), parties("acme", 1, 2)).unwrap();
-        let node = Node::new("splice", "");
-        let facts = StreamFacts {
-            target: "svc".into(),
-            method: String::new(),
-            p2p_mode: P2pMode::default(),
-            opened_at: SystemTime::now(),
-        };
-        reservation.carried_by(&node, &Arc::new(facts));
-        (reservation, node)
-    }
-
-    #[test]
-    fn a_stream_that_was_carried_is_remembered_and_blocks_nobody() {
-        let index = StreamIndex::default();
-        let acme = agent("acme", 1).tenant().clone();
-        let (held, node) = carried(&index, 7);
-        let known = index.known(&acme, StreamId(7)).unwrap();
-        assert_eq!(known.splice.map(|splice| splice.id()), Some(node.id()));
-        drop(held);
-        assert!(index.is_empty());
-        let known = index.known(&acme, StreamId(7)).unwrap();
-        assert_eq!((known.parties, known.splice.is_none()), (parties("acme", 1, 2), true));
-        assert_eq!(known.facts.unwrap().target, "svc");
-        let _other = index.reserve(StreamId(7), parties("acme", 1, 3)).unwrap();
-        assert_eq!(index.known(&acme, StreamId(7)).unwrap().parties, parties("acme", 1, 3));
-        assert_eq!(index.len(), 1);
-    }
-
-    #[test]
-    fn an_open_that_came_to_nothing_leaves_nothing() {
-        let index = StreamIndex::default();
-        drop(index.reserve(StreamId(7), parties("acme", 1, 2)).unwrap());
-        assert!(index.known(agent("acme", 1).tenant(), StreamId(7)).is_none());
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let index = StreamIndex::default();
-        for id in 1..=(SHARDS * REMEMBERED * 2) as u64 {
-            drop(carried(&index, id));
-        }
-        let kept: usize = index.0.shards.iter().map(|shard| shard.lock().unwrap().records.len()).sum();
-        assert!(kept <= SHARDS * REMEMBERED, "{kept}");
-        let last = StreamId((SHARDS * REMEMBERED * 2) as u64);
-        assert!(index.known(agent("acme", 1).tenant(), last).is_some(), "the newest stay");
-    }
-}
+mod tests;

@@ -118,12 +118,14 @@ impl Traffic {
         *self.0.streams.borrow()
     }
 
-    /// Waits until no stream is being opened, and then until none lives. For when nothing is admitted any more.
+    /// Waits until no stream is being opened, and none lives. For when nothing but what lives is admitted any more.
     pub async fn wait_idle(&self) {
-        for count in [&self.0.admitted, &self.0.streams] {
-            // The sender is in `self`, so it cannot be gone.
-            if count.subscribe().wait_for(|streams| *streams == 0).await.is_err() {
-                tracing::trace!("nobody counts streams any more");
+        while *self.0.admitted.borrow() > 0 || self.streams() > 0 {
+            for count in [&self.0.admitted, &self.0.streams] {
+                // The sender is in `self`, so it cannot be gone.
+                if count.subscribe().wait_for(|streams| *streams == 0).await.is_err() {
+                    tracing::trace!("nobody counts streams any more");
+                }
             }
         }
     }

@@ -234,6 +234,17 @@ async fn past_the_window_a_half_is_told_no_in_the_way_that_it_understands() {
 }
 
 #[tokio::test]
+async fn a_legacy_demotion_that_is_refused_is_reset_and_not_ended() {
+    let two = Two::with(&[], OPEN_WORLD, |config| config.resume.window = Duration::from_millis(100)).await;
+    two.cut_stream(7).await;
+    let mut half = two.consumer.fresh().await;
+    let demotion = orp::MigrateToRelay { stream_id: 7, my_position: 5, peer_ack_position: 3, ..Default::default() };
+    write_frame(&mut half.send, &Frame::MigrateToRelay(demotion)).await.unwrap();
+    // It waits for no echo: a FIN would be its end of stream.
+    assert_eq!(drain(&mut half.recv).await.1, End::Reset(Default::default()));
+}
+
+#[tokio::test]
 async fn a_half_whose_agent_goes_away_waits_no_longer() {
     let two = Two::new(OURS).await;
     two.cut_stream(7).await;
@@ -325,8 +336,8 @@ async fn checkpoints_reach_the_other_agent_and_nothing_of_an_extension_one_that_
     down.send.finish();
     assert_eq!(drain(&mut up.recv).await.1, End::Fin);
     eventually("it has ended", || two.relay.vault().streams.is_empty().then_some(())).await;
-    modern.say(&checkpoint(false)).await;
-    assert_eq!(two.provider.hear().await, checkpoint(false));
+    two.provider.say(&checkpoint(false)).await;
+    assert_eq!(modern.hear().await, checkpoint(false));
 
     // On a resumed stream too.
     let mut one = half_with(&modern, orp::StreamResume { fin_sent: true, ..resume_frame(7, 1, 0) }).await;
@@ -401,8 +412,8 @@ async fn halves_beyond_the_limit_are_reset() {
     let two = Two::with(OURS, OPEN_WORLD, |config| config.limits.parked_per_agent = 1).await;
     let _first = half(&two.consumer, 1, 0, 0).await;
     two.parked(1).await;
-    let limit = End::Reset(outrelay::core::reject::ResetCode::LIMIT);
-    assert_eq!(drain(&mut half(&two.consumer, 2, 0, 0).await.recv).await.1, limit);
+    // Not for good: the agent sends another.
+    assert_eq!(drain(&mut half(&two.consumer, 2, 0, 0).await.recv).await.1, RESUMABLE);
     let _other = half(&two.provider, 3, 0, 0).await;
     two.parked(2).await;
 }

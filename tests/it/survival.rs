@@ -26,7 +26,7 @@ mod ends;
 mod forwarder;
 mod many;
 mod process;
-mod raw;
+pub mod raw;
 mod window;
 
 /// The connection's close says nothing.

@@ -9,7 +9,7 @@ use tokio::time::sleep_until;
 
 use super::{Carried, resuming};
 use crate::agent::vault::AgentVault;
-use crate::agent::vault::session::Session;
+use crate::agent::vault::session::{PathOn, Session};
 use crate::core::frame::Frame;
 use crate::core::resume::Fields;
 use crate::core::resume::endpoint::{Epoch, Loss, Phase, Tick};
@@ -26,6 +26,15 @@ pub struct OnSession {
     pub session: Arc<Session>,
     /// The path counts toward its limit, if it does.
     pub stream_use: Option<StreamUse>,
+    _path: PathOn,
+}
+
+impl OnSession {
+    /// A path on `session`, which is kept for it even if its relay drains.
+    #[must_use]
+    pub fn new(session: Arc<Session>, stream_use: Option<StreamUse>) -> Self {
+        Self { _path: session.path(), session, stream_use }
+    }
 }
 
 /// What the keeper does next.
@@ -47,6 +56,9 @@ pub async fn run(shared: Arc<Carried>, vault: Arc<AgentVault>, mut on: OnSession
                 // The old path's use is given back first.
                 on.stream_use = None;
                 if let Some(new) = resuming::resume(&shared, &vault, since).await {
+                    if on.session.number != new.session.number {
+                        on.session.note_moved();
+                    }
                     on = new;
                 }
             }

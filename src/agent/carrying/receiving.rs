@@ -120,6 +120,11 @@ impl Carried {
         Ok(read)
     }
 
+    /// Whether the partner sends checkpoints.
+    fn partner_tells(&self) -> bool {
+        self.lock().endpoint.partner_position().is_some()
+    }
+
     /// Whether it is settled what a FIN means that may be a cut: the partner's word is that all has come, or that it has not.
     fn is_fin_settled(&self) -> bool {
         let mut inner = self.lock();
@@ -313,7 +318,14 @@ impl Receiving {
         let deadline = Instant::now() + FIN_GRACE;
         while !self.shared.is_fin_settled() && self.shared.is_current(self.epoch) {
             tokio::select! {
-                () = sleep_until(deadline) => break,
+                () = sleep_until(deadline) => {
+                    // Who has told where it is, and does not say that this is all, did not say it (wire.md §10).
+                    if self.shared.partner_tells() {
+                        self.path = None;
+                        self.shared.path_over(self.epoch, "the relay ended it, and the partner did not");
+                    }
+                    break;
+                }
                 () = self.shared.receiver.notified() => {}
                 _ = &mut self.gone => return local_gone(&mut self.path),
             }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::keeping::OnSession;
 use super::verdict::{Verdict, verdict};
 use super::{Carried, FinTrust, PathHalf};
+use crate::agent::leaving::FALLS_BACK;
 use crate::agent::opening::agreement;
 use crate::agent::vault::AgentVault;
 use crate::agent::vault::session::{FRAME_MAX_BYTES, Session};
@@ -35,7 +36,7 @@ enum Attempt {
 pub async fn resume(shared: &Carried, vault: &AgentVault, since: Duration) -> Option<OnSession> {
     let within = vault.config.timeouts.resume;
     tokio::select! {
-        found = attempts(shared, vault) => match found {
+        found = attempts(shared, vault, shared.clock + since + FALLS_BACK) => match found {
             Ok(path) => return Some(path),
             Err(why) => shared.lose(format!("not resumed: {why}")),
         },
@@ -45,18 +46,22 @@ pub async fn resume(shared: &Carried, vault: &AgentVault, since: Duration) -> Op
     None
 }
 
-async fn attempts(shared: &Carried, vault: &AgentVault) -> Result<OnSession, String> {
-    let mut sessions = vault.watch_session();
+async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -> Result<OnSession, String> {
     let mut pause = FIRST_PAUSE;
     // Bounded by the caller's deadline.
     loop {
-        let is_usable =
-            |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|one| one.quic.close_reason().is_none());
-        // The sender is in the vault, so it cannot be gone.
-        let session = sessions.wait_for(is_usable).await.ok().and_then(|session| session.clone());
-        let Some(session) = session else { continue };
+        let session = next_session(shared, vault, fall_back_at).await;
+        let is_last = Instant::now() >= fall_back_at;
+        let number = session.number;
         let id = shared.fields().stream_id;
-        match attempt(shared, session).await {
+        let attempt = tokio::select! {
+            attempt = attempt(shared, session) => attempt,
+            () = vault.is_replaced(number) => Attempt::Again("another session is used now".to_owned()),
+            () = sleep_until(fall_back_at), if !is_last && shared.old_session(vault).is_some() => {
+                Attempt::Again("the other agent is not here: back to the relay that drains".to_owned())
+            }
+        };
+        match attempt {
             Attempt::Path(path) => return Ok(path),
             Attempt::Refused(why) => return Err(why),
             Attempt::Again(why) => {
@@ -72,6 +77,27 @@ async fn attempts(shared: &Carried, vault: &AgentVault) -> Result<OnSession, Str
     }
 }
 
+/// The session in use; and where there is none, or none on which the other agent is found, the one that the stream came from, if its
+/// relay drains and still stands (see [`leaving`](crate::agent::leaving)).
+async fn next_session(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -> Arc<Session> {
+    let mut sessions = vault.watch_session();
+    let is_usable =
+        |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|one| one.quic.close_reason().is_none());
+    loop {
+        let is_last = Instant::now() >= fall_back_at;
+        if is_last && let Some(old) = shared.old_session(vault) {
+            return old;
+        }
+        tokio::select! {
+            // The sender is in the vault, so it cannot be gone.
+            session = sessions.wait_for(is_usable) => if let Some(session) = session.ok().and_then(|session| session.clone()) {
+                return session;
+            },
+            () = sleep_until(fall_back_at), if !is_last => {}
+        }
+    }
+}
+
 async fn attempt(shared: &Carried, session: Arc<Session>) -> Attempt {
     let Some(stream_use) = session.streams.take() else { return Attempt::Again("too many streams".to_owned()) };
     let (half, codes) = shared.half(&session);
@@ -80,7 +106,7 @@ async fn attempt(shared: &Carried, session: Arc<Session>) -> Attempt {
         Err(refused) => return refused,
     };
     match shared.go_on(&session, stream, codes, &theirs) {
-        Ok(()) => Attempt::Path(OnSession { session, stream_use: Some(stream_use) }),
+        Ok(()) => Attempt::Path(OnSession::new(session, Some(stream_use))),
         Err(refused) => refused,
     }
 }
@@ -128,7 +154,7 @@ impl Carried {
         inner.features = session.features;
         inner.settle_kind();
         let half = inner.endpoint.fields().to_resume(session.shown(&inner.ticket));
-        (half, agreement(session, inner.knowledge.peer))
+        (half, agreement(session, inner.knowledge.peer()))
     }
 
     /// The partner's numbers came: the path is the stream's from here on.
@@ -157,9 +183,17 @@ impl Carried {
         inner.knowledge.has_flowed = true;
         inner.resumed += 1;
         inner.relay = session.relay.clone();
+        inner.session = session.number;
+        inner.stays = session.leave().is_some();
         drop(inner);
         self.wake_all();
         Ok(())
+    }
+
+    /// The session on which its last path was, if its relay drains and still stands.
+    fn old_session(&self, vault: &AgentVault) -> Option<Arc<Session>> {
+        let number = self.lock().session;
+        vault.leaving().into_iter().find(|session| session.number == number && session.quic.close_reason().is_none())
     }
 
     /// Resolves when the stream was ended while it has no path.

@@ -102,7 +102,15 @@ impl Carried {
             match inner.endpoint.next_write(epoch) {
                 Err(_) => return Outgoing::Leave,
                 Ok(ToWrite::Bytes(bytes)) => return Outgoing::Write(bytes),
-                Ok(ToWrite::Fin) => return Outgoing::Fin,
+                Ok(ToWrite::Fin) => {
+                    // Before it is: the partner's word that it has it must never come first. Should the path be lost in
+                    // between, it is written again on the next.
+                    if inner.endpoint.fin_written(epoch, now).is_ok() {
+                        inner.to_path = Some(LaneEnd::Fin);
+                    }
+                    self.keeper.notify_one();
+                    return Outgoing::Fin;
+                }
                 Ok(ToWrite::Nothing) => {}
             }
         }
@@ -123,15 +131,6 @@ impl Carried {
 
     fn take_fin(&self) {
         self.lock().endpoint.take_fin();
-    }
-
-    fn fin_written(&self, epoch: Epoch) {
-        let mut inner = self.lock();
-        // On a path that is over it was not written as far as the stream is concerned: it is written again.
-        if inner.endpoint.fin_written(epoch, self.now()).is_ok() {
-            inner.to_path = Some(LaneEnd::Fin);
-        }
-        self.keeper.notify_one();
     }
 }
 
@@ -179,7 +178,6 @@ impl Sending {
             Outgoing::Fin => {
                 if let Some(path) = self.path.take() {
                     path.half.finish();
-                    self.shared.fin_written(self.epoch);
                 }
             }
             Outgoing::Read(most) => return self.wait(most).await,

@@ -36,8 +36,10 @@ pub(super) struct Dead {
 /// What is known of the other end.
 #[derive(Debug)]
 pub(super) struct Knowledge {
-    /// What it named.
-    pub(super) peer: Option<Capabilities>,
+    /// What it named, as a relay told that does tell.
+    peer: Option<Capabilities>,
+    /// STREAM_READY came.
+    is_ready: bool,
     /// It has spoken of FINs, which only agents do that named `fin-state`.
     speaks_of_fins: bool,
     /// STREAM_READY is sure to come, and will tell.
@@ -48,23 +50,52 @@ pub(super) struct Knowledge {
 
 impl Knowledge {
     pub(super) fn new(features: Capabilities, peer: Option<Capabilities>) -> Self {
-        let will_tell = features.contains(Capability::PeerCaps) && features.contains(Capability::FinState);
-        Self { peer, speaks_of_fins: false, awaits_ready: peer.is_none() && will_tell, has_flowed: false }
+        let mut knowledge = Self {
+            peer: None,
+            is_ready: false,
+            speaks_of_fins: false,
+            awaits_ready: peer.is_none() && will_tell(features),
+            has_flowed: false,
+        };
+        if let Some(peer) = peer {
+            knowledge.ready(features, peer);
+        }
+        knowledge
     }
 
-    /// What to take the other end for on a session with `features`. While STREAM_READY is awaited: for one that confirms,
-    /// so that the stream is not taken for finished before.
+    /// STREAM_READY came on a session with `features`.
+    pub(super) fn ready(&mut self, features: Capabilities, peer: Capabilities) {
+        self.is_ready = true;
+        self.awaits_ready = false;
+        // A relay that does not tell leaves it open: another one may.
+        if features.contains(Capability::PeerCaps) {
+            self.peer.get_or_insert(peer);
+        }
+    }
+
+    /// What the other end is known to have named.
+    pub(super) fn peer(&self) -> Option<Capabilities> {
+        self.peer
+    }
+
+    /// What to take the other end for on a session with `features`. While it is not told, where it could be: for one that
+    /// confirms, so that the stream is not taken for finished before. STREAM_READY may be lost with its session.
     pub(super) fn kind(&self, features: Capabilities) -> PeerKind {
         let mut peer = self.peer.unwrap_or_default();
-        if self.speaks_of_fins || self.awaits_ready {
+        if self.speaks_of_fins || (self.peer.is_none() && will_tell(features)) {
             peer.insert(Capability::FinState);
         }
         kind(features, peer)
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.peer.is_some() || self.has_flowed
+        self.is_ready || self.has_flowed
     }
+}
+
+/// Whether a relay that accepted `features` tells what the other end named, and lets it confirm the end.
+fn will_tell(features: Capabilities) -> bool {
+    features.contains(Capability::PeerCaps) && features.contains(Capability::FinState)
 }
 
 #[derive(Debug)]
@@ -88,6 +119,10 @@ pub(super) struct Inner {
     pub(super) ticket: Bytes,
     /// Where the path is, or was last.
     pub(super) relay: RelayUri,
+    /// The number of the session on which it is, or was last.
+    pub(super) session: u64,
+    /// It has come back to a relay that drains, and is not moved again.
+    pub(super) stays: bool,
 }
 
 impl Inner {
@@ -97,6 +132,8 @@ impl Inner {
             knowledge,
             features: session.features,
             relay: session.relay.clone(),
+            session: session.number,
+            stays: false,
             send: None,
             recv: None,
             keeper_wakes: None,
@@ -112,6 +149,11 @@ impl Inner {
     pub(super) fn is_current(&self, epoch: Epoch) -> bool {
         matches!(self.endpoint.phase(), Phase::Live(current) | Phase::Closing(current) if current == epoch)
             || self.endpoint.phase() == Phase::Finished
+    }
+
+    /// Whether the stream lives, and its path is on this session, or was there last.
+    pub(super) fn is_on(&self, session: u64) -> bool {
+        self.dead.is_none() && !self.endpoint.is_finished() && self.session == session
     }
 
     /// Whether no direction has ended but with its FIN: else there is nothing to resume.

@@ -22,14 +22,12 @@ use crate::agent::incoming::{self, Accepted, NotServed};
 use crate::agent::opening::{self, Answer, Open, Refused};
 use crate::agent::stream_facts::{Facts, Role};
 use crate::agent::vault::routes::Route;
-use crate::agent::vault::session::Session;
 use crate::agent::vault::{AgentVault, Life, Offer};
 use crate::core::ids::Capabilities;
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::endpoint::Epoch;
 use crate::net::local_tcp::{TcpSink, TcpSource};
 use crate::net::stream::BiStream;
-use crate::net::stream_limit::StreamUse;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 
@@ -48,11 +46,9 @@ pub enum Origin {
     /// The relay: this agent is the provider.
     Relay {
         /// On which session.
-        session: Arc<Session>,
+        on: OnSession,
         /// The stream; not one byte of it was read.
         stream: BiStream,
-        /// It counts toward the session's limit.
-        stream_use: StreamUse,
     },
 }
 
@@ -66,8 +62,7 @@ pub struct Opened {
 /// What came of a provider's answer.
 #[derive(Debug)]
 pub struct Served {
-    session: Arc<Session>,
-    stream_use: StreamUse,
+    on: OnSession,
     accepted: Result<Accepted, NotServed>,
 }
 
@@ -184,7 +179,7 @@ enum Progress {
 
 impl StreamState {
     fn on_opened(&mut self, Opened { local, open }: Opened) -> Progress {
-        let Open { stream, route, codes, session, answer } = match open {
+        let Open { stream, route, codes, on, answer } = match open {
             Ok(open) => open,
             // Dropping the two resets the local socket.
             Err(refused) => return self.refused(refused.to_string()),
@@ -193,17 +188,15 @@ impl StreamState {
             Answer::Ready { peer } => (Some(peer), Head::Bytes),
             Answer::InBand(word) => (None, Head::Unknown(word)),
         };
-        let on = OnSession { session, stream_use: None };
         self.carry(Role::Consumer, First { stream, local, route, codes, on, peer, head })
     }
 
-    fn on_served(&mut self, Served { session, stream_use, accepted }: Served) -> Progress {
+    fn on_served(&mut self, Served { on, accepted }: Served) -> Progress {
         let Accepted { stream, local, route } = match accepted {
             Ok(accepted) => accepted,
             Err(why) => return self.refused(why.to_string()),
         };
-        let codes = session.codes();
-        let on = OnSession { session, stream_use: Some(stream_use) };
+        let codes = on.session.codes();
         self.carry(Role::Provider, First { stream, local, route, codes, on, peer: None, head: Head::Bytes })
     }
 
@@ -248,10 +241,10 @@ fn begin(slot: &Slot<StreamMsg>, vault: Arc<AgentVault>, origin: Origin, facts: 
             };
             task::owned(slot, open, StreamMsg::Opened)
         }
-        Origin::Relay { session, stream, stream_use } => {
+        Origin::Relay { on, stream } => {
             let serve = async move {
-                let accepted = incoming::answer(&vault, &session, stream, &facts).await;
-                Served { session, stream_use, accepted }
+                let accepted = incoming::answer(&vault, &on.session, stream, &facts).await;
+                Served { on, accepted }
             };
             task::owned(slot, serve, StreamMsg::Served)
         }

@@ -21,9 +21,11 @@ use crate::supervise::report::Report;
 
 /// Nothing here takes longer unless it is broken.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Comes with STREAM_READY; an agent cannot tell it from a real one.
+pub(super) const TICKET: &[u8] = b"ticket";
 /// What an agent names.
-pub(super) const NAMED: [&str; 6] =
-    ["reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "peer-caps"];
+pub(super) const NAMED: [&str; 8] =
+    ["goaway", "reject-ctrl", "resume-echo", "resume-code", "fin-state", "resume-call", "resume-ticket", "peer-caps"];
 /// A relay that accepts less: the other agent confirms no end.
 pub(super) const FEATURES: [&str; 3] = ["reject-ctrl", "resume-code", "peer-caps"];
 
@@ -70,7 +72,11 @@ impl Deployment {
     }
 
     pub(super) fn relay(&self) -> FakeRelay {
-        let uri = "outrelay://test/relay/r1".parse().unwrap();
+        self.relay_named("r1")
+    }
+
+    pub(super) fn relay_named(&self, id: &str) -> FakeRelay {
+        let uri = format!("outrelay://test/relay/{id}").parse().unwrap();
         self.listen(&self.ca.relay(&uri, &[]).unwrap())
     }
 
@@ -178,7 +184,7 @@ impl Peer {
     /// STREAM_READY, with what the agent at the other end named.
     pub(super) async fn ready_named(&mut self, stream_id: u64, named: &[&str]) {
         let peer_capabilities = named.iter().map(ToString::to_string).collect();
-        let ready = orp::StreamReady { stream_id, peer_capabilities, ..orp::StreamReady::default() };
+        let ready = orp::StreamReady { stream_id, peer_capabilities, ticket: TICKET.to_vec() };
         self.control.write(&Frame::StreamReady(ready)).await;
     }
 

@@ -6,8 +6,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::harness::{
-    Deployment, FakeRelay, NAMED, PATIENCE, Peer, Stream, connect, count, expect_fin, expect_rst, expect_tcp, send_tcp,
-    soon, until,
+    Deployment, FakeRelay, NAMED, PATIENCE, Peer, Stream, TICKET, connect, count, expect_fin, expect_rst, expect_tcp,
+    send_tcp, soon, until,
 };
 use crate::agent::Agent;
 use crate::config::agent::AgentConfig;
@@ -97,7 +97,7 @@ async fn a_lost_connection_is_followed_by_a_resume_that_resends_exactly_what_is_
     let peer = scene.relay.greet(&NAMED).await;
     let (mut stream, half) = resume(&peer).await;
     assert_eq!((half.stream_id, half.my_position, half.peer_ack_position), (id, 10, 5));
-    assert_eq!((half.fin_sent, half.fin_consumed, half.ticket.len()), (true, false, 0));
+    assert_eq!((half.fin_sent, half.fin_consumed, half.ticket.as_slice()), (true, false, TICKET));
     // The other agent has consumed 4 of the 10, and written 7, of which 2 were lost.
     stream.write(&Frame::StreamResume(said(id, 7, 4))).await;
     stream.send.write_all(b"fg").await.unwrap();
@@ -282,6 +282,7 @@ async fn a_finished_stream_is_answered_for_and_one_that_is_not_known_is_gone() {
     scene.peer.control.write(&Frame::ResumeWanted(orp::ResumeWanted { stream_id: id })).await;
     let (mut half, numbers) = resume(&scene.peer).await;
     assert_eq!((numbers.my_position, numbers.peer_ack_position), (3, 5));
+    assert_eq!(numbers.ticket, TICKET, "this half needs a proof, too");
     assert!(numbers.fin_sent && numbers.fin_consumed);
     let theirs = orp::StreamResume { fin_sent: true, ..said(id, 5, 3) };
     half.write(&Frame::StreamResume(theirs)).await;
@@ -373,4 +374,36 @@ async fn a_silent_relay_is_left_within_two_seconds_while_a_stream_lives() {
     half.write(&Frame::StreamResume(said(id, 0, 3))).await;
     half.expect(b"two").await;
     scene.agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_newest_ticket_is_shown_to_a_relay_that_knows_tickets_and_to_no_other() {
+    let mut scene = scene(&NAMED, |_| {}).await;
+    let _local = connect(&scene.agent, "far").await;
+    let (_stream, open) = scene.peer.accept_open().await;
+    let id = open.stream_id;
+    let ready = orp::StreamReady { stream_id: id, ticket: b"first".to_vec(), ..orp::StreamReady::default() };
+    scene.peer.control.write(&Frame::StreamReady(ready)).await;
+    until("it is open", || !scene.stream()["carried"].is_null()).await;
+    let renewal = |stream_id, ticket: &[u8]| Frame::Ticket(orp::Ticket { stream_id, ticket: ticket.to_vec() });
+    scene.peer.quic.close(0_u32.into(), b"gone");
+
+    let mut peer = scene.relay.greet(&NAMED).await;
+    let (_half, numbers) = resume(&peer).await;
+    assert_eq!(numbers.ticket, b"first");
+    peer.control.write(&renewal(id, b"second")).await;
+    // Of another stream, and longer than any: neither counts.
+    peer.control.write(&renewal(id.wrapping_add(1), b"other")).await;
+    peer.control.write(&renewal(id, &[7; 5_000])).await;
+    peer.control.write(&Frame::Ping).await;
+    assert_eq!(peer.control.frame().await, Frame::Pong);
+    peer.quic.close(0_u32.into(), b"gone");
+
+    let peer = scene.relay.greet(&["reject-ctrl", "resume-code", "fin-state"]).await;
+    let (_half, numbers) = resume(&peer).await;
+    assert_eq!(numbers.ticket, b"");
+    peer.quic.close(0_u32.into(), b"gone");
+    let peer = scene.relay.greet(&NAMED).await;
+    let (_half, numbers) = resume(&peer).await;
+    assert_eq!(numbers.ticket, b"second");
 }

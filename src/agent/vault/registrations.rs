@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_refused_service_waits_and_the_others_go_on() {
         let (mut services, now) = two();
-        let backoff = Backoff { initial: SECOND, max: SECOND * 10 };
+        let backoff = Backoff { initial: SECOND, max: SECOND * 10, ..Backoff::default() };
         assert!(services.next(now, SECOND).is_some());
         assert_eq!(services.refused(now, &backoff, 0.0), Some(("a".to_owned(), SECOND)));
         assert_eq!(services.next(now, SECOND).unwrap().service_name, "b");

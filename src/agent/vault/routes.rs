@@ -160,6 +160,12 @@ impl Routes {
         Some(stream.map_or(Called::Coming, |stream| stream.on_called()))
     }
 
+    /// The streams that are open, in no order.
+    #[must_use]
+    pub fn carried(&self) -> Vec<Arc<Carried>> {
+        self.lock().slots.values().filter_map(|slot| slot.stream.clone()).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -311,6 +311,9 @@ impl Endpoint {
         if freed > 0 {
             self.full_since = None;
             self.empty_since = (self.ring.is_empty() && self.ring.has_grown()).then_some(now);
+            if self.closing_since.is_some() {
+                self.closing_since = Some(now);
+            }
         }
         Ok(freed)
     }

@@ -28,7 +28,7 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// How often the partner of a half that waits is sent RESUME_WANTED, apart from once when the half arrives and once when
 /// the partner connects: an agent takes no notice of one that may be older than its path.
-pub const CALL_EVERY: Duration = Duration::from_secs(5);
+pub const CALL_EVERY: Duration = Duration::from_secs(1);
 
 /// Which half, among all that ever arrived at this relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

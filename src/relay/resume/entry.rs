@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -21,11 +21,11 @@ use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::Capability;
 use crate::core::policy::{Effect, P2pMode};
-use crate::core::resume::pairing::{Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
+use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
 use crate::core::ticket::TicketFacts;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
-use crate::relay::decision::Question;
+use crate::relay::decision::{self, Question};
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -35,8 +35,8 @@ use crate::vault::parking::{ArrivedHalf, Claim};
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Known as Indexed, Parties, StreamFacts};
 
-/// How often the partner is called while a half waits, and the window is looked at.
-const BEAT: Duration = Duration::from_secs(1);
+/// The outcome, in metrics, of two halves that only a rule joins.
+const UNPROVEN: &str = "matched_unproven";
 
 /// Messages of an entry.
 #[derive(Debug)]
@@ -89,6 +89,8 @@ pub struct EntryState {
     /// What a ticket has shown of a stream that this relay does not know.
     proven: Option<Box<TicketFacts>>,
     since: Instant,
+    /// When the partner was called last.
+    called_at: Option<Instant>,
     beat: Option<Owned>,
 }
 
@@ -110,12 +112,13 @@ impl Actor for Entry {
     ) -> Result<EntryState, ActorProcessingErr> {
         let window = resume.vault.config.now().resume.window;
         let pairing = Pairing::new(claim.tenant().clone(), claim.stream_id()).with_window(window);
-        let (vault, tenant, id) = (Arc::clone(&resume.vault), claim.tenant().clone(), claim.stream_id());
-        slot.node().also_recorded(move || vault.flights.of(&tenant, id));
+        // Weak: what the vault keeps of this entry leads to its node.
+        let (vault, tenant, id) = (Arc::downgrade(&resume.vault), claim.tenant().clone(), claim.stream_id());
+        slot.node().also_recorded(move || vault.upgrade().map_or_else(Vec::new, |vault| vault.flights.of(&tenant, id)));
         // What made the inbox is in it.
         slot.tell(EntryMsg::HalfArrived);
         let (held, since) = (HashMap::new(), Instant::now());
-        Ok(EntryState { slot, claim, resume, pairing, held, proven: None, since, beat: None })
+        Ok(EntryState { slot, claim, resume, pairing, held, proven: None, since, called_at: None, beat: None })
     }
 
     async fn handle(
@@ -170,6 +173,12 @@ impl EntryState {
             return self.refuse(id, Refusal::NotAParty);
         }
         self.proven = self.proven.take().or(ticket);
+        if let Known::Parties(one, other) = &known
+            && one == other
+        {
+            // Its two halves could not be told apart.
+            return self.refuse(id, Refusal::PartnerGone);
+        }
         match self.pairing.on_half(half, &known, self.since.elapsed()) {
             Outcome::Parked => self.on_beat(),
             Outcome::ParkedInsteadOf(older, why) => {
@@ -212,7 +221,8 @@ impl EntryState {
         }
     }
 
-    /// Calls the partner of the half that waits, if it is known and here; ends the half when its window is over.
+    /// Sees to it that the partner of the half that waits comes: ends the splice that still lives, and calls the partner, if it is known
+    /// and here. Ends the half when its window is over.
     fn on_beat(&mut self) {
         self.beat = None;
         let now = self.since.elapsed();
@@ -220,13 +230,18 @@ impl EntryState {
             self.refuse(late.id, Refusal::WindowOver);
         }
         let (Some(waiting), Some(ends)) = (self.pairing.waiting(), self.pairing.window_ends_at()) else { return };
-        if let Some(partner) = self.partner_of(&waiting.agent)
+        if let Some(indexed) = self.indexed().filter(|known| known.parties.partner_of(&waiting.agent).is_some()) {
+            indexed.splice.iter().for_each(|splice| splice.stop());
+        }
+        if self.called_at.is_none_or(|at| at.elapsed() >= CALL_EVERY)
+            && let Some(partner) = self.partner_of(&waiting.agent)
             && let Some(connection) = self.vault().connections.latest_of(&partner)
             && connection.names(Capability::ResumeCall)
         {
             connection.send_control(&Frame::ResumeWanted(orp::ResumeWanted { stream_id: self.claim.stream_id().0 }));
+            self.called_at = Some(Instant::now());
         }
-        let next = BEAT.min(ends.saturating_sub(now));
+        let next = CALL_EVERY.min(ends.saturating_sub(now));
         self.beat = Some(task::owned(&self.slot, tokio::time::sleep(next), EntryMsg::Beat));
     }
 
@@ -238,10 +253,14 @@ impl EntryState {
         }
     }
 
+    fn refuse_both(&mut self, matched: &Match, why: Refusal) {
+        [&matched.first, &matched.second].iter().for_each(|half| self.refuse(half.id, why));
+    }
+
     fn refuse(&mut self, id: HalfId, why: Refusal) {
         let Some(Held { arrived, .. }) = self.held.remove(&id) else { return };
-        let ArrivedHalf { connection, stream, .. } = arrived;
-        super::turn_away(self.vault(), &connection, self.claim.stream_id(), stream, why);
+        let ArrivedHalf { half, connection, stream, .. } = arrived;
+        super::turn_away(self.vault(), &connection, self.claim.stream_id(), stream, half.origin, why);
     }
 
     /// Hands the pair over to a splice of its own. When nobody takes it, both are reset `RESUMABLE`.
@@ -256,13 +275,20 @@ impl EntryState {
                 // Who opened it is not known, and does not matter to its bytes.
                 let (consumer, provider) = (matched.first.agent.clone(), matched.second.agent.clone());
                 let parties = Parties { consumer, provider };
-                Ok(Joined { facts: self.unseen(&parties), parties, how: "matched_unproven" })
+                Ok(Joined { facts: self.unseen(&parties), parties, how: UNPROVEN })
             }
         };
         let Joined { parties, facts, how } = match origin {
             Ok(joined) => joined,
-            Err(why) => return [&matched.first, &matched.second].iter().for_each(|half| self.refuse(half.id, why)),
+            Err(why) => return self.refuse_both(matched, why),
         };
+        // A stream that was opened here was let in then; this only keeps a drain waiting until it is counted again.
+        let limit = if how == UNPROVEN { self.vault().config.now().limits.streams } else { usize::MAX };
+        let admitted = self.vault().traffic.admit(limit);
+        if admitted.is_none() {
+            self.vault().metrics.limit_hit("streams");
+            return self.refuse_both(matched, Refusal::Limit);
+        }
         let (Some(first), Some(second)) = (self.held.remove(&matched.first.id), self.held.remove(&matched.second.id))
         else {
             return;
@@ -293,8 +319,8 @@ impl EntryState {
             reservation,
             stream_uses: [consumer.stream_use, provider.stream_use],
             vault: Arc::clone(self.vault()),
-            // The stream was let in when it was opened; this only keeps a drain waiting until it is counted again.
-            admitted: self.vault().traffic.admit(usize::MAX),
+            rules: None,
+            admitted,
         };
         if self.resume.splices.start(pair).is_err() {
             tracing::debug!("nobody splices now: both halves are reset");
@@ -327,7 +353,7 @@ impl EntryState {
     fn unseen(&self, parties: &Parties) -> Arc<StreamFacts> {
         let reason = "resumed, although this relay never saw it: a rule allows a stream between the two";
         let (caller, target) = (&parties.consumer, parties.provider.as_str());
-        super::audit(self.vault(), caller, target, self.claim.stream_id(), Effect::Allow, reason);
+        decision::by_relay(self.vault(), caller, target, self.claim.stream_id(), Effect::Allow, reason);
         Arc::new(StreamFacts {
             target: String::new(),
             method: String::new(),
@@ -341,12 +367,13 @@ impl EntryState {
     }
 
     fn describe(&self) {
-        let waits = self.pairing.waiting().map(|half| (half.agent.to_string(), SystemTime::now(), half.fields));
+        let since = SystemTime::now() - self.since.elapsed();
+        let waits = self.pairing.waiting().map(|half| (half.agent.to_string(), half.fields));
         self.slot.node().describe(move || {
-            let Some((agent, since, fields)) = &waits else { return serde_json::Value::Null };
+            let Some((agent, fields)) = &waits else { return serde_json::Value::Null };
             serde_json::json!({
                 "waits": agent,
-                "for_ms": u64::try_from(since.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
+                "since_ms": u64::try_from(since.elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
                 "written": fields.my_position,
                 "consumed": fields.peer_ack_position,
             })

@@ -24,13 +24,14 @@ use crate::core::ids::StreamId;
 use crate::core::policy::RelayMode;
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
-use crate::net::framed::write_frame;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
 use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode};
 use crate::net::stream_limit::StreamUse;
+use crate::relay::decision;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
+use crate::vault::policy::Published;
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Parties, Reservation, StreamFacts};
 use crate::vault::traffic::{Admitted, Counted, LiveStream};
@@ -62,6 +63,8 @@ pub struct Pair {
     pub stream_uses: [StreamUse; 2],
     /// Where streams and bytes are counted.
     pub vault: Arc<Vault>,
+    /// The rules under which it was allowed; none for one that is resumed, which is held against those in force.
+    pub rules: Option<Arc<Published>>,
     /// The stream's admission, which ends once it has begun.
     pub admitted: Option<Admitted>,
 }
@@ -163,7 +166,16 @@ impl Actor for Splice {
             facts: Arc::clone(&pair.facts),
             splice: Arc::downgrade(slot.node()),
         };
-        let counted = pair.vault.traffic.began(live, &up.count, &down.count);
+        let counted = pair.vault.traffic.began(live.clone(), &up.count, &down.count);
+        // From here on a change of the rules finds it; what changed before is made up for.
+        let current = pair.vault.policy.current();
+        let is_current = pair.rules.is_some_and(|rules| Arc::ptr_eq(&rules, &current));
+        if !is_current
+            && pair.vault.config.now().directory.continuous
+            && let Some(why) = decision::denied(&pair.vault, &live)
+        {
+            slot.tell(SpliceMsg::Denied(why));
+        }
         // Only now: a drain that waits for one of the two never sees none.
         drop(pair.admitted);
         Ok(SpliceState {
@@ -203,6 +215,9 @@ impl Actor for Splice {
             Direction::Down => state.down.end = Some(end),
         }
         if state.up.end.is_some() && state.down.end.is_some() {
+            if state.up.end == Some(PumpEnd::Fin) && state.down.end == Some(PumpEnd::Fin) {
+                state.reservation.finished();
+            }
             myself.stop(None);
         }
         Ok(())
@@ -224,7 +239,7 @@ impl Lane {
         slot: &Slot<SpliceMsg>,
         direction: Direction,
         source: RecvHalf,
-        mut sink: SendHalf,
+        sink: SendHalf,
         echo: Option<Fields>,
         codes: CodeAgreement,
     ) -> Self {
@@ -236,12 +251,8 @@ impl Lane {
                 lost: ResetCode::RESUMABLE.for_peer(codes),
                 limit: ResetCode::LIMIT.for_peer(codes),
             };
-            if let Some(echo) = echo
-                && let Err(end) = write_frame(&mut sink, &Frame::StreamResume(echo.to_resume(Vec::new()))).await
-            {
-                return pump::halted(end, source, sink, &codes);
-            }
-            pump::pump(source, sink, &counted, codes).await
+            let echo = echo.map(|echo| Frame::StreamResume(echo.to_resume(Vec::new())).encode());
+            pump::pump_behind(echo, source, sink, &counted, codes).await
         };
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));
         Self { count, end: None, _pump: pump }

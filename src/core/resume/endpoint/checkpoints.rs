@@ -9,6 +9,8 @@ use crate::core::resume::Fields;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// How long both FINs may have been exchanged before the stream is resumed, only to learn how it ended.
 const ASK_AFTER: Duration = Duration::from_secs(2);
+/// The same while the partner has not consumed everything, from the last that it has.
+const ASK_SLOW_AFTER: Duration = Duration::from_secs(10);
 /// How long a ring may be empty before its growth is given back.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
@@ -98,7 +100,9 @@ impl Endpoint {
 
     fn ask_at(&self) -> Option<Duration> {
         let is_closing = matches!(self.phase(), Phase::Closing(_));
-        self.closing_since.filter(|_| is_closing).map(|since| since + ASK_AFTER)
+        // A partner that has bytes still to consume may only be slow; but where nobody is called, it may have lost its path.
+        let patience = if self.ring.is_empty() { ASK_AFTER } else { ASK_SLOW_AFTER };
+        self.closing_since.filter(|_| is_closing).map(|since| since + patience)
     }
 
     fn rest_at(&self) -> Option<Duration> {

@@ -33,6 +33,8 @@ pub enum Refusal {
     Ticket(TicketError),
     /// A ticket shows whose stream it is, but the rules do not allow it any more.
     RulesDeny,
+    /// The relay carries as many streams as it may, and this one is new to it.
+    Limit,
 }
 
 impl Refusal {
@@ -59,6 +61,7 @@ impl Refusal {
         Self::Ticket(TicketError::OtherTenant),
         Self::Ticket(TicketError::NotAParty),
         Self::RulesDeny,
+        Self::Limit,
     ];
 
     /// Why, for the person who reads the agent's log.
@@ -77,6 +80,7 @@ impl Refusal {
             Self::PartnerGone => "the partner does not have the stream any more",
             Self::Ticket(error) => error.reason(),
             Self::RulesDeny => "the rules do not allow the stream any more",
+            Self::Limit => "the relay carries as many streams as it may",
         }
     }
 
@@ -96,10 +100,11 @@ impl Refusal {
             Self::PartnerGone => "partner_gone",
             Self::Ticket(error) => error.name(),
             Self::RulesDeny => "rules_deny",
+            Self::Limit => "limit",
         }
     }
 
-    /// What the control stream says of it, where the agent named `reject-ctrl`.
+    /// As a refusal with a code, for the audit.
     #[must_use]
     pub fn reject(self) -> Reject {
         let code = match self {
@@ -109,6 +114,7 @@ impl Refusal {
             }
             Self::PositionsDoNotFit | Self::Replaced => RejectCode::Conflict,
             Self::WindowOver | Self::PartnerGone => RejectCode::Gone,
+            Self::Limit => RejectCode::Limit,
         };
         Reject::new(code, self.reason())
     }
@@ -124,6 +130,7 @@ impl Refusal {
             }
             Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
             Self::WindowOver | Self::PartnerGone => ResetCode::NOT_RESUMABLE,
+            Self::Limit => ResetCode::LIMIT,
         }
     }
 }

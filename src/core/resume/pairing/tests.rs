@@ -198,7 +198,7 @@ fn every_refusal_has_its_own_words_and_a_code() {
         assert!(seen.insert(refusal.reason()) && seen.insert(refusal.name()));
         assert_eq!(refusal.reject().reason, refusal.to_string());
     }
-    assert_eq!(seen.len(), 2 * 10);
+    assert_eq!(seen.len(), 2 * Refusal::ALL.len());
     assert_eq!(Refusal::NotAParty.reject().code, RejectCode::Denied);
     for refusal in [Refusal::Replaced, Refusal::PositionsDoNotFit] {
         assert_eq!(refusal.reset(), ResetCode::RESUMABLE, "an older half may have come late");

@@ -39,6 +39,7 @@ use crate::relay::{refusal, resume};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::connections::{AgentConnection, agreement};
+use crate::vault::policy::Published;
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Parties, Reservation, StreamFacts};
 use crate::vault::traffic::Admitted;
@@ -104,6 +105,8 @@ pub struct HandshakeState {
     providers: Vec<Arc<AgentConnection>>,
     provider: Option<(BiStream, StreamUse)>,
     reservation: Option<Reservation>,
+    /// In force when the caller's side was decided.
+    rules: Option<Arc<Published>>,
     admitted: Option<Admitted>,
     /// Reads the first frame, then asks providers, then writes a refusal: one at a time.
     work: Owned,
@@ -133,6 +136,7 @@ impl Actor for Handshake {
             providers: Vec::new(),
             provider: None,
             reservation: None,
+            rules: None,
             admitted: None,
             work: task::owned(&slot, first, HandshakeMsg::FirstFrame),
             _timer: task::owned(&slot, tokio::time::sleep_until(deadline), HandshakeMsg::TimedOut),
@@ -231,7 +235,7 @@ impl HandshakeState {
         head
     }
 
-    /// A stream that goes on. One that lives still is ended first, so that the agent at its other end comes too.
+    /// A stream that goes on, if nothing speaks against it at once.
     fn resume(&mut self, fresh: Fresh, fields: Fields, origin: Origin, ticket: &[u8]) -> Head {
         self.counted = true;
         let connection = &self.from.connection;
@@ -241,14 +245,11 @@ impl HandshakeState {
             Presented::Proof(facts) => Some(facts),
             Presented::Worthless(error) => {
                 let Fresh { stream, .. } = fresh;
-                resume::turn_away(&self.from.vault, connection, fields.stream_id, stream, Refusal::Ticket(error));
+                let why = Refusal::Ticket(error);
+                resume::turn_away(&self.from.vault, connection, fields.stream_id, stream, origin, why);
                 return Head::NoOpen;
             }
         };
-        let known = self.from.vault.streams.known(connection.agent.tenant(), fields.stream_id);
-        if let Some(splice) = known.filter(|known| known.parties.partner_of(&connection.agent).is_some()) {
-            splice.splice.iter().for_each(|splice| splice.stop());
-        }
         self.from.resume.arrived(connection, fresh, fields, origin, proof);
         Head::NoOpen
     }
@@ -286,6 +287,8 @@ impl HandshakeState {
         while let Some(action) = actions.pop_front() {
             let follow_up = match action {
                 Action::DecideCaller { target, method } => {
+                    // Before they are asked: what changes from here on is noticed.
+                    self.rules = Some(self.from.vault.policy.current());
                     let caller = &self.from.connection.agent;
                     Some(Event::CallerDecided(self.decide(Side::Caller, caller, target.as_str(), &method)))
                 }
@@ -411,6 +414,7 @@ impl HandshakeState {
             provider,
             reservation,
             stream_uses: [consumer.stream_use, provider_use],
+            rules: self.rules.take(),
             vault: Arc::clone(&self.from.vault),
             admitted: self.admitted.take(),
         };
