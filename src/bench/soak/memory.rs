@@ -16,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Span {
     /// The median from 40 % to 60 % of the run.
     pub middle_kib: u64,
-    /// The median of its last tenth.
+    /// The median of its last fifth.
     pub end_kib: u64,
 }
 
@@ -72,7 +72,7 @@ fn rss_kib(pid: u32) -> Option<u64> {
 
 fn span(seen: &[u64]) -> Span {
     let part = |from: usize, to: usize| median(&seen[seen.len() * from / 100..seen.len() * to / 100]);
-    Span { middle_kib: part(40, 60), end_kib: part(90, 100) }
+    Span { middle_kib: part(40, 60), end_kib: part(80, 100) }
 }
 
 fn median(seen: &[u64]) -> u64 {
@@ -89,8 +89,8 @@ mod tests {
     fn growth_is_from_the_middle_to_the_end() {
         let seen: Vec<u64> = (0..100).map(|second| 1000 + second).collect();
         let span = span(&seen);
-        assert_eq!(span, Span { middle_kib: 1050, end_kib: 1095 });
-        assert!((span.growth_percent().unwrap() - 4.2857).abs() < 0.001);
+        assert_eq!(span, Span { middle_kib: 1050, end_kib: 1090 });
+        assert!((span.growth_percent().unwrap() - 3.8095).abs() < 0.001);
         assert_eq!(super::span(&[]).growth_percent(), None);
     }
 }

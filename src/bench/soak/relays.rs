@@ -98,6 +98,8 @@ impl RelayProcess {
         let mut command = Command::new(std::env::current_exe()?);
         // A group of its own: what the terminal sends to interrupt the soak is not for the relays.
         command.args(&self.args).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // A panic with a backtrace keeps the program's debug information in memory: that would be measured as the relay's.
+        command.env("RUST_BACKTRACE", "0");
         let child = self.child.insert(command.spawn().context("a relay's process")?);
         self.pid.store(child.id(), Ordering::SeqCst);
         let deadline = Instant::now() + PATIENCE;
