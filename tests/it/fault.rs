@@ -139,7 +139,8 @@ impl Neighbour {
         let (read, gap) = soon("the neighbour's reader", self.reader).await.unwrap();
         assert_eq!(read, written, "the neighbour lost bytes");
         let lag = self.machine.join().unwrap();
-        assert!(gap <= LONGEST_GAP + lag, "the neighbour stood still for {gap:?}; the machine itself for {lag:?}");
+        // Writer, relay and reader may each be kept off the processor for as long.
+        assert!(gap <= LONGEST_GAP + lag * 3, "the neighbour stood still for {gap:?}; the machine itself for {lag:?}");
     }
 }
 
