@@ -304,3 +304,67 @@ async fn listen(ear: &mut (impl AsyncRead + Unpin), way: &Way, heard: watch::Sen
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::bench::soak::pattern::{HEAD, Wrong};
+
+    const PACE: Pace = Pace { bytes: 1000, every: Duration::from_millis(1) };
+
+    /// A client's end of a stream of this shape, the service's, and the stream.
+    async fn stream(shape: Shape, life: Duration) -> (Arc<Flow>, TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, service) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        // A sender that is gone closes.
+        let closing = Box::leak(Box::new(watch::Sender::new(false))).subscribe();
+        (Flow::new(1, shape, PACE, Instant::now() + life, closing), client.unwrap(), service.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn every_shape_ends_whole_on_a_wire_that_does_no_harm() {
+        for turn in 0..SHAPES.len() {
+            let (flow, mut client, mut service) = stream(Shape::of(turn), Duration::from_millis(30)).await;
+            let serve = async {
+                let mut head = [0; HEAD];
+                service.read_exact(&mut head).await.unwrap();
+                flow.serve(&mut service, &head).await;
+            };
+            let (called, ()) = tokio::join!(flow.call(&mut client), serve);
+            assert_eq!(called.and(flow.served(GRACE).await), Ok(()), "{:?}", flow.shape);
+            for way in [&flow.up, &flow.down] {
+                assert!(way.heard() > 0 && way.heard() == way.said(), "{:?}", flow.shape);
+                assert_eq!(way.wrong(), Wrong::default(), "{:?}", flow.shape);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clean_end_that_nobody_said_is_early() {
+        let (flow, mut client, mut service) = stream(Shape::Chat, Duration::from_secs(60)).await;
+        service.shutdown().await.unwrap();
+        assert_eq!(flow.call(&mut client).await, Err(Broken::EarlyEnd));
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_no_end_and_what_was_under_way_is_not_lost_silently() {
+        let (flow, mut client, service) = stream(Shape::Bulk, Duration::from_secs(60)).await;
+        service.set_zero_linger().unwrap();
+        drop(service);
+        assert!(matches!(flow.call(&mut client).await, Err(Broken::Reset(_))));
+        assert_eq!(flow.up.wrong().lost, 0);
+    }
+
+    #[tokio::test]
+    async fn what_another_stream_said_is_corrupt() {
+        let (flow, mut client, mut service) = stream(Shape::Idle, Duration::ZERO).await;
+        let mut answer = [0; 2 * MESSAGE];
+        crate::bench::soak::pattern::Pattern::new(7).fill(0, &mut answer);
+        service.write_all(&answer).await.unwrap();
+        service.shutdown().await.unwrap();
+        assert_eq!(flow.call(&mut client).await, Err(Broken::EarlyEnd));
+        assert!(flow.down.wrong().corrupt > 100, "{:?}", flow.down.wrong());
+    }
+}
