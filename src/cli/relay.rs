@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::watch;
 
 use super::stop::{self, StopSignals};
 use super::systemd;
@@ -134,7 +133,6 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     }
     let vault = Arc::clone(relay.vault());
     let watchdog = systemd::ready(relay.root());
-    let (_nobody, mut never) = watch::channel(0);
     loop {
         tokio::select! {
             signal = signals.next() => {
@@ -150,7 +148,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
                 file = args.watched();
                 reconfigure(&args, &relay, &log);
             }
-            () = file.changed(&mut never) => {
+            () = file.changed() => {
                 tracing::info!("the configuration file has changed: reading it again");
                 file = args.watched();
                 reconfigure(&args, &relay, &log);

@@ -13,13 +13,14 @@
 //! certificate is no longer valid is closed after that time.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use super::watch_files::Files;
+use super::watch_files;
 use super::{fleet_key, tickets};
 use crate::config::relay::RelayConfig;
 use crate::config::types::Tls;
@@ -108,7 +109,9 @@ impl Actor for Credentials {
         _myself: ActorRef<CredentialsMsg>,
         args: CredentialsArgs,
     ) -> Result<CredentialsState, ActorProcessingErr> {
-        let watch = watch(args.slot.clone(), Arc::clone(&args.vault));
+        let slot = args.slot.clone();
+        let watch =
+            watch_files::follow(Arc::clone(&args.vault), paths, move || slot.tell(CredentialsMsg::FilesChanged));
         let watch = task::owned(&args.slot, watch, CredentialsMsg::WatchEnded);
         let mut state = CredentialsState {
             slot: args.slot,
@@ -155,19 +158,10 @@ async fn look(vault: Arc<Vault>, check: ClientCheck, wait: Duration) -> Vec<(Arc
     invalid
 }
 
-async fn watch(slot: Slot<CredentialsMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
-    let now = || {
-        let config = vault.config.now();
-        let Tls { cert, key, ca } = config.tls.clone();
-        Files::new([cert, key, ca].into_iter().chain(config.resume.fleet_key.clone()).collect())
-    };
-    let mut files = now();
-    let mut asked = vault.reload.subscribe();
-    loop {
-        files.changed(&mut asked).await;
-        files = now();
-        slot.tell(CredentialsMsg::FilesChanged);
-    }
+/// Certificate, key, CA and the fleet's keys.
+fn paths(config: &RelayConfig) -> Vec<PathBuf> {
+    let Tls { cert, key, ca } = config.tls.clone();
+    [cert, key, ca].into_iter().chain(config.resume.fleet_key.clone()).collect()
 }
 
 impl CredentialsState {

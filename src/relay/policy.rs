@@ -15,9 +15,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::decision;
 use super::splices::splice::SpliceMsg;
-use super::watch_files::Files;
+use super::watch_files;
 use crate::clock::now_unix_ms;
 use crate::config::Problems;
+use crate::config::relay::RelayConfig;
 use crate::core::policy::Snapshot;
 use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
@@ -74,7 +75,9 @@ impl Actor for Policy {
             serde_json::json!({ "rules": published.snapshot.len(), "published_at": at })
         });
         // Before the rules are read: a change in between is seen.
-        let watch = watch(args.slot.clone(), Arc::clone(&args.vault));
+        let slot = args.slot.clone();
+        let rules = |config: &RelayConfig| config.directory.rules.iter().cloned().collect();
+        let watch = watch_files::follow(Arc::clone(&args.vault), rules, move || slot.tell(PolicyMsg::RulesChanged));
         let watch = task::owned(&args.slot, watch, PolicyMsg::WatchEnded);
         if let Err(problems) = publish(&args.vault)
             && args.vault.policy.current().at.is_none()
@@ -130,17 +133,6 @@ async fn check_streams(vault: Arc<Vault>) {
         {
             Slot::<SpliceMsg>::at(splice).tell(SpliceMsg::Denied(why));
         }
-    }
-}
-
-async fn watch(slot: Slot<PolicyMsg>, vault: Arc<Vault>) -> std::convert::Infallible {
-    let now = || Files::new(vault.config.now().directory.rules.iter().cloned().collect());
-    let mut files = now();
-    let mut asked = vault.reload.subscribe();
-    loop {
-        files.changed(&mut asked).await;
-        files = now();
-        slot.tell(PolicyMsg::RulesChanged);
     }
 }
 

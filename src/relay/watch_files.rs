@@ -1,13 +1,15 @@
 //! Notices that files have changed, by looking: no file system is too odd for that (bind mounts, symbolic links that
 //! are swapped), and a look every few seconds costs nothing.
 
+use std::convert::Infallible;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::clock::beat;
+use crate::config::relay::RelayConfig;
+use crate::vault::Vault;
 
 /// How often files are looked at.
 const EVERY: Duration = Duration::from_secs(10);
@@ -33,18 +35,34 @@ impl Files {
         Self { paths, seen }
     }
 
-    /// Waits until one of them looks different, or until `asked` changes.
-    pub async fn changed(&self, asked: &mut watch::Receiver<u64>) {
+    /// Waits until one of them looks different, and then stays so.
+    pub async fn changed(&self) {
         loop {
-            tokio::select! {
-                asked = asked.changed() => match asked {
-                    Ok(()) => break,
-                    // Nobody can ask any more: the relay is going down.
-                    Err(_) => std::future::pending().await,
-                },
-                () = tokio::time::sleep_until(beat(EVERY)) => if look(&self.paths) != self.seen { return settled(&self.paths).await },
+            tokio::time::sleep_until(beat(EVERY)).await;
+            if look(&self.paths) != self.seen {
+                return settled(&self.paths).await;
             }
         }
+    }
+}
+
+/// Calls `tell` whenever one of the files changes, or somebody asks for a reload. `paths` says which they are now: a reload may have
+/// changed that, too.
+pub async fn follow(vault: Arc<Vault>, paths: impl Fn(&RelayConfig) -> Vec<PathBuf>, tell: impl Fn()) -> Infallible {
+    let now = || Files::new(paths(&vault.config.now()));
+    let mut files = now();
+    let mut asked = vault.reload.subscribe();
+    loop {
+        tokio::select! {
+            () = files.changed() => {}
+            asked = asked.changed() => if asked.is_err() {
+                // Nobody can ask any more: the relay is going down.
+                std::future::pending::<()>().await;
+            },
+        }
+        // Before they are read: what changes from here on is seen.
+        files = now();
+        tell();
     }
 }
 
