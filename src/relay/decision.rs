@@ -82,7 +82,7 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
             return None;
         }
         let why = "no rule allows a stream between its agents any more";
-        by_relay(vault, consumer, provider.as_str(), *id, Effect::Deny, why);
+        by_relay(vault, consumer, Asked { target: provider.as_str(), method: "" }, *id, Effect::Deny, why);
         return Some(why.to_owned());
     }
     Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
@@ -94,18 +94,27 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
     })
 }
 
+/// What a stream is asked for, as far as the relay knows: empty where it does not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// The service, or the agent at the other end.
+    pub target: &'a str,
+    /// As the consumer named it.
+    pub method: &'a str,
+}
+
 /// Audits what the relay itself lets pass or refuses.
-pub fn by_relay(vault: &Vault, caller: &AgentUri, target: &str, stream_id: StreamId, decision: Effect, reason: &str) {
+pub fn by_relay(vault: &Vault, caller: &AgentUri, asked: Asked<'_>, id: StreamId, decision: Effect, reason: &str) {
     vault.audit.push(AuditEvent {
         ts_unix_ms: now_unix_ms(),
         tenant: caller.tenant().as_str().into(),
         side: Side::Relay,
         caller: caller.as_str().into(),
-        target: target.into(),
-        method: "".into(),
+        target: asked.target.into(),
+        method: asked.method.into(),
         decision,
         rule: None,
         reason: reason.into(),
-        stream_id,
+        stream_id: id,
     });
 }

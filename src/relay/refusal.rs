@@ -3,16 +3,15 @@
 
 use std::time::Duration;
 
-use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::open::METHOD_MAX_BYTES;
 use crate::core::policy::Effect;
 use crate::core::reject::{Reject, RejectCode, ResetCode};
-use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::net::framed::write_frame;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
+use crate::relay::decision::{self, Asked};
 use crate::relay::ingress::connections::connection::Fresh;
 use crate::vault::Vault;
 use crate::vault::connections::AgentConnection;
@@ -28,18 +27,9 @@ pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream
         "stream refused"
     );
     if reject.code != RejectCode::Denied {
-        vault.audit.push(AuditEvent {
-            ts_unix_ms: now_unix_ms(),
-            tenant: connection.agent.tenant().as_str().into(),
-            side: Side::Relay,
-            caller: connection.agent.as_str().into(),
-            target: shortened(&asked.target_service).into(),
-            method: shortened(&asked.method).into(),
-            decision: Effect::Deny,
-            rule: None,
-            reason: reject.to_string().into(),
-            stream_id: StreamId(asked.stream_id),
-        });
+        let what = Asked { target: shortened(&asked.target_service), method: shortened(&asked.method) };
+        let id = StreamId(asked.stream_id);
+        decision::by_relay(vault, &connection.agent, what, id, Effect::Deny, &reject.to_string());
     }
     if connection.names(Capability::RejectCtrl) && asked.stream_id != 0 {
         connection.send_control(&Frame::StreamReject(reject.to_message(StreamId(asked.stream_id))));

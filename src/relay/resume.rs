@@ -15,7 +15,7 @@ use crate::core::resume::pairing::{Echo, Half, Named, Origin, Refusal, Unproven}
 use crate::core::ticket::TicketFacts;
 use crate::net::stream::BiStream;
 use crate::proto::orp;
-use crate::relay::decision;
+use crate::relay::decision::{self, Asked};
 use crate::relay::ingress::connections::connection::Fresh;
 use crate::relay::splices::SplicesHandle;
 use crate::supervise::dynamic::DynamicHandle;
@@ -139,7 +139,7 @@ pub fn turn_away(
     tracing::info!(%agent, stream = %id, %why, "resume refused");
     // What the rules deny is audited where they are asked.
     if why != Refusal::RulesDeny {
-        decision::by_relay(vault, agent, "", id, Effect::Deny, &why.reject().to_string());
+        decision::by_relay(vault, agent, Asked::default(), id, Effect::Deny, &why.reject().to_string());
     }
     match (connection.codes(), origin) {
         (CodeAgreement::Both, _) => {

@@ -25,7 +25,7 @@ use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outco
 use crate::core::ticket::TicketFacts;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
-use crate::relay::decision::{self, Question};
+use crate::relay::decision::{self, Asked, Question};
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -352,8 +352,8 @@ impl EntryState {
     /// What is known of a stream that this relay never saw: it must not leave the relay (architecture §5, invariant 3).
     fn unseen(&self, parties: &Parties) -> Arc<StreamFacts> {
         let reason = "resumed, although this relay never saw it: a rule allows a stream between the two";
-        let (caller, target) = (&parties.consumer, parties.provider.as_str());
-        decision::by_relay(self.vault(), caller, target, self.claim.stream_id(), Effect::Allow, reason);
+        let (caller, asked) = (&parties.consumer, Asked { target: parties.provider.as_str(), method: "" });
+        decision::by_relay(self.vault(), caller, asked, self.claim.stream_id(), Effect::Allow, reason);
         Arc::new(StreamFacts {
             target: String::new(),
             method: String::new(),
