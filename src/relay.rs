@@ -1,8 +1,8 @@
 //! The relay: a vault, and a supervision tree over it.
 //!
 //! [`tree`] is the table of children. Data only goes forward: `quic_listener` → `connection` (HELLO) → `handshake`
-//! (policy, registry, the provider's answer) → `splice`; a stream that is resumed: `handshake` → `entry` → `splice`. TLS happens in the [vault](crate::vault::arrivals), so
-//! that a listener may die meanwhile.
+//! (policy, registry, the provider's answer) → `splice`; a stream that is resumed: `handshake` → `entry` → `splice`.
+//! TLS happens in the [vault](crate::vault::arrivals), so that a listener may die meanwhile.
 
 use std::fmt;
 use std::net::SocketAddr;

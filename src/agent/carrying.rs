@@ -40,9 +40,6 @@ pub mod verdict;
 use state::{Dead, Inner, Knowledge};
 pub use state::{LaneEnd, Shown};
 
-/// How long a write may be blocked before the other side is watched: under load nearly every write blocks for a moment.
-const PATIENCE: Duration = Duration::from_millis(5);
-
 /// One half of a path, and how it is to be used.
 #[derive(Debug)]
 pub struct PathHalf<H> {

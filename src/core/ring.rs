@@ -224,25 +224,10 @@ impl Ring {
         }
     }
 
-    /// Everything from `position` on, by reference, in order.
-    ///
-    /// # Errors
-    /// [`NotHeld`] when `position` is before [`Ring::start`] or beyond [`Ring::end`].
-    pub fn from(&mut self, position: u64) -> Result<impl Iterator<Item = Bytes> + '_, NotHeld> {
-        let (first, skip) = self.locate(position)?;
-        let tail = self.segments.range(first..).map(|segment| segment.bytes.clone());
-        Ok(tail.enumerate().map(move |(at, mut bytes)| {
-            if at == 0 {
-                bytes.advance(skip);
-            }
-            bytes
-        }))
-    }
-
     /// The next piece from `position` on, by reference; `None` at the end.
     ///
     /// # Errors
-    /// As [`Ring::from`].
+    /// [`NotHeld`] when `position` is before [`Ring::start`] or beyond [`Ring::end`].
     pub fn piece(&mut self, position: u64) -> Result<Option<Bytes>, NotHeld> {
         let (first, skip) = self.locate(position)?;
         Ok(self.segments.get(first).map(|segment| segment.bytes.slice(skip..)))

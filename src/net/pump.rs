@@ -26,7 +26,7 @@ use crate::net::stream::{End, Read, RecvHalf, SendHalf, WriteEnd};
 
 /// How long a write may be blocked before the source is watched. Under load nearly every write blocks for a moment, and watching
 /// takes the lock of the source's connection, which is just then busy receiving.
-const PATIENCE: Duration = Duration::from_millis(5);
+pub const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a pump reads.
 pub trait Source: Send {

@@ -220,6 +220,16 @@ async fn every_stream_moves_to_the_successor_and_none_fails() {
     second.shutdown().await;
 }
 
+/// Streams that live while `first` drains go on at the relay `r2`.
+async fn goes_to_r2(world: World, first: &Relay) {
+    let streams = world.streams(&[Load::Bulk, Load::Idle]).await;
+    drained(&world, first, &streams[..2]).await;
+    world.are_at("/r2").await;
+    moves(&streams).await;
+    complete(streams).await;
+    world.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_is_full_is_passed_over_for_the_next() {
     let _alone = ALONE.lock().await;
@@ -229,12 +239,7 @@ async fn a_successor_that_is_full_is_passed_over_for_the_next() {
     let second = relay(&deployment, "r2", |_| {}).await;
     let first = relay(&deployment, "r1", to(&[&full, &second])).await;
     let world = World::start(deployment, &[&first], JITTER).await;
-    let streams = world.streams(&[Load::Bulk, Load::Idle]).await;
-    drained(&world, &first, &streams[..2]).await;
-    world.are_at("/r2").await;
-    moves(&streams).await;
-    complete(streams).await;
-    world.shutdown().await;
+    goes_to_r2(world, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,12 +249,7 @@ async fn without_successors_agents_go_to_the_next_relay_of_their_own_list() {
     let second = relay(&deployment, "r2", |_| {}).await;
     let first = relay(&deployment, "r1", |_| {}).await;
     let world = World::start(deployment, &[&first, &second], JITTER).await;
-    let streams = world.streams(&[Load::Bulk, Load::Idle]).await;
-    drained(&world, &first, &streams[..2]).await;
-    world.are_at("/r2").await;
-    moves(&streams).await;
-    complete(streams).await;
-    world.shutdown().await;
+    goes_to_r2(world, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

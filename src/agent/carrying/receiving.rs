@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::verdict::{Verdict, verdict};
-use super::{Carried, FinTrust, Lane, LaneEnd, PATIENCE, PathHalf, leaving};
+use super::{Carried, FinTrust, Lane, LaneEnd, PathHalf, leaving};
 use crate::agent::legacy::{self, Judged};
 use crate::agent::opening::Refused;
 use crate::agent::vault::routes::Word;
@@ -22,7 +22,7 @@ use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::endpoint::{Epoch, FinRead, PathError};
 use crate::net::block::Block;
 use crate::net::local_tcp::TcpSink;
-use crate::net::pump::Sink as _;
+use crate::net::pump::{PATIENCE, Sink as _};
 use crate::net::stream::{End, Read, RecvHalf, WriteEnd};
 
 /// How long the partner's word on a FIN is waited for that may be a cut (wire.md §10).

@@ -12,12 +12,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::verdict::{Verdict, verdict};
-use super::{Carried, Lane, LaneEnd, PATIENCE, PathHalf, leaving};
+use super::{Carried, Lane, LaneEnd, PathHalf, leaving};
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::endpoint::{Epoch, Taken, ToWrite};
 use crate::net::block::Block;
 use crate::net::local_tcp::TcpSource;
-use crate::net::pump::Source as _;
+use crate::net::pump::{PATIENCE, Source as _};
 use crate::net::stream::{End, Read, SendHalf, WriteEnd};
 
 type Stopped = Pin<Box<dyn Future<Output = WriteEnd> + Send>>;

@@ -16,14 +16,15 @@ use crate::supervise::fault::Fault;
 const APPLICATION: u64 = 0x100;
 const RETRY: u32 = 0x12;
 
-struct Scene {
-    _deployment: Deployment,
-    relay: FakeRelay,
-    agent: Agent,
-    peer: Peer,
+/// A relay, and an agent that consumes `far` through it.
+pub(super) struct Scene {
+    pub(super) _deployment: Deployment,
+    pub(super) relay: FakeRelay,
+    pub(super) agent: Agent,
+    pub(super) peer: Peer,
 }
 
-async fn scene(features: &[&str], change: impl FnOnce(&mut AgentConfig)) -> Scene {
+pub(super) async fn scene(features: &[&str], change: impl FnOnce(&mut AgentConfig)) -> Scene {
     let deployment = Deployment::new();
     let relay = deployment.relay();
     let mut config = deployment.config(&[relay.addr()]);

@@ -351,3 +351,12 @@ impl Proxy {
 async fn udp() -> tokio::net::UdpSocket {
     tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap()
 }
+
+/// The next stream that the agent opens, which goes on with one that has lost its path.
+pub(super) async fn resume(peer: &Peer) -> (Stream, orp::StreamResume) {
+    let mut stream = peer.accept().await;
+    match stream.frame().await {
+        Frame::StreamResume(half) => (stream, half),
+        other => panic!("{other:?} instead of STREAM_RESUME"),
+    }
+}

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::consumer::{Scene, scene};
 use super::harness::{
-    Deployment, FakeRelay, NAMED, PATIENCE, Peer, Stream, TICKET, connect, count, expect_fin, expect_rst, expect_tcp,
+    Deployment, NAMED, PATIENCE, Peer, Stream, TICKET, connect, count, expect_fin, expect_rst, expect_tcp, resume,
     send_tcp, soon, until,
 };
 use crate::agent::Agent;
-use crate::config::agent::AgentConfig;
 use crate::core::frame::Frame;
 use crate::proto::orp;
 
@@ -18,29 +18,11 @@ const RESUMABLE: u32 = 0x10;
 const RETRY: u32 = 0x12;
 const NOT_RESUMABLE: u32 = 0x14;
 
-struct Scene {
-    _deployment: Deployment,
-    relay: FakeRelay,
-    agent: Agent,
-    peer: Peer,
-}
-
 /// A stream that is open, and has carried nothing.
 struct Open {
     local: TcpStream,
     stream: Stream,
     id: u64,
-}
-
-async fn scene(features: &[&str], change: impl FnOnce(&mut AgentConfig)) -> Scene {
-    let deployment = Deployment::new();
-    let relay = deployment.relay();
-    let mut config = deployment.config(&[relay.addr()]);
-    config.consume = vec!["far=127.0.0.1:0".parse().unwrap()];
-    change(&mut config);
-    let agent = Agent::start(config).await.unwrap();
-    let peer = relay.greet(features).await;
-    Scene { _deployment: deployment, relay, agent, peer }
 }
 
 impl Scene {
@@ -72,14 +54,6 @@ fn checkpoint(stream_id: u64, written: u64, consumed: u64, fins: [bool; 2]) -> F
         fin_sent: fins[0],
         fin_consumed: fins[1],
     })
-}
-
-async fn resume(peer: &Peer) -> (Stream, orp::StreamResume) {
-    let mut stream = peer.accept().await;
-    match stream.frame().await {
-        Frame::StreamResume(half) => (stream, half),
-        other => panic!("{other:?} instead of STREAM_RESUME"),
-    }
 }
 
 #[tokio::test]

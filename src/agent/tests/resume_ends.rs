@@ -6,8 +6,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::harness::{
-    Deployment, FakeRelay, NAMED, Peer, Stream, connect, count, expect_fin, expect_rst, expect_tcp, send_tcp, service,
-    soon, until,
+    Deployment, FakeRelay, NAMED, Peer, Stream, connect, count, expect_fin, expect_rst, expect_tcp, resume, send_tcp,
+    service, soon, until,
 };
 use crate::agent::Agent;
 use crate::core::frame::Frame;
@@ -54,14 +54,6 @@ fn said(stream_id: u64, my_position: u64, peer_ack_position: u64) -> Frame {
 
 fn checkpoint(stream_id: u64, my_position: u64, peer_ack_position: u64) -> Frame {
     Frame::StreamCheckpoint(orp::StreamCheckpoint { stream_id, my_position, peer_ack_position, ..Default::default() })
-}
-
-async fn resume(peer: &Peer) -> (Stream, orp::StreamResume) {
-    let mut stream = peer.accept().await;
-    match stream.frame().await {
-        Frame::StreamResume(half) => (stream, half),
-        other => panic!("{other:?} instead of STREAM_RESUME"),
-    }
 }
 
 #[tokio::test]

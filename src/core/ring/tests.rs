@@ -18,8 +18,20 @@ fn bytes(len: usize) -> Bytes {
     Bytes::from(vec![7; len])
 }
 
+impl Ring {
+    /// Everything from `position` on, piece by piece.
+    fn from(&mut self, mut position: u64) -> Result<Vec<u8>, NotHeld> {
+        let mut all = Vec::new();
+        while let Some(piece) = self.piece(position)? {
+            position += piece.len() as u64;
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
+    }
+}
+
 fn kept(ring: &mut Ring, from: u64) -> Vec<u8> {
-    ring.from(from).unwrap().flatten().collect()
+    ring.from(from).unwrap()
 }
 
 /// Fills the ring; returns its capacity.
