@@ -119,7 +119,7 @@ async fn moved(streams: impl Iterator<Item = &Running>, since: Instant) -> Vec<D
     while !left.is_empty() {
         let now = since.elapsed();
         left.retain(|(stream, mark)| {
-            assert!(!stream.client.is_finished(), "a stream has ended");
+            assert!(!stream.client.is_finished(), "a stream has ended: {:?}", stream.flow);
             let has_moved = stream.flow.echoed() > *mark;
             if has_moved {
                 took.push(now);

@@ -23,6 +23,7 @@ use crate::matrix::world::{World, walk};
 mod actors;
 mod cuts;
 mod ends;
+mod fleet;
 mod forwarder;
 mod many;
 mod process;

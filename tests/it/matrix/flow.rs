@@ -283,6 +283,8 @@ impl Echo {
     /// Where it listens.
     pub async fn start(self: &Arc<Self>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Hundreds come at once.
+        socket2::SockRef::from(&listener).listen(1024).unwrap();
         let addr = listener.local_addr().unwrap();
         let echo = Arc::clone(self);
         tokio::spawn(async move {

@@ -202,7 +202,7 @@ async fn an_agent_that_leaves_its_path_for_another_one_does_not_look_like_an_app
 }
 
 /// What a local socket hears of a stream that nobody can resume: what had come, and a reset.
-async fn local_reset(mut socket: TcpStream) {
+pub async fn local_reset(mut socket: TcpStream) {
     let mut rest = Vec::new();
     let error = soon("the local socket ends", socket.read_to_end(&mut rest)).await.unwrap_err();
     assert!(is_reset(&error), "{error}");

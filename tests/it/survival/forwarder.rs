@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ pub struct Forwarder {
     pub addr: SocketAddr,
     wire: watch::Sender<Wire>,
     front: Arc<UdpSocket>,
+    asked: Arc<AtomicU64>,
     relay: SocketAddr,
     task: std::sync::Mutex<JoinHandle<()>>,
 }
@@ -31,17 +33,25 @@ impl Forwarder {
     pub async fn to(relay: SocketAddr) -> Self {
         let front = Arc::new(outgoing().await);
         let wire = watch::Sender::new(Wire::Passes);
-        let task = tokio::spawn(carry(Arc::clone(&front), outgoing().await, relay, wire.subscribe()));
-        Self { addr: front.local_addr().unwrap(), wire, front, relay, task: task.into() }
+        let asked = Arc::default();
+        let task = carry(Arc::clone(&front), outgoing().await, relay, wire.subscribe(), Arc::clone(&asked));
+        let task = tokio::spawn(task).into();
+        Self { addr: front.local_addr().unwrap(), wire, front, asked, relay, task }
     }
 
     pub fn set(&self, wire: Wire) {
         self.wire.send_replace(wire);
     }
 
+    /// Datagrams that the agent has sent, whatever became of them.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// The agent comes from another address from now on: what the relay sends to the old one is never seen again.
     pub async fn moves(&self) {
-        let fresh = carry(Arc::clone(&self.front), outgoing().await, self.relay, self.wire.subscribe());
+        let (front, asked) = (Arc::clone(&self.front), Arc::clone(&self.asked));
+        let fresh = carry(front, outgoing().await, self.relay, self.wire.subscribe(), asked);
         std::mem::replace(&mut *self.task.lock().unwrap(), tokio::spawn(fresh)).abort();
     }
 }
@@ -61,7 +71,13 @@ async fn outgoing() -> UdpSocket {
     UdpSocket::from_std(socket.into()).unwrap()
 }
 
-async fn carry(front: Arc<UdpSocket>, back: UdpSocket, relay: SocketAddr, mut wire: watch::Receiver<Wire>) {
+async fn carry(
+    front: Arc<UdpSocket>,
+    back: UdpSocket,
+    relay: SocketAddr,
+    mut wire: watch::Receiver<Wire>,
+    asked: Arc<AtomicU64>,
+) {
     let mut agent = None;
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     loop {
@@ -72,6 +88,7 @@ async fn carry(front: Arc<UdpSocket>, back: UdpSocket, relay: SocketAddr, mut wi
             got = front.recv_from(&mut up) => {
                 let Ok((n, from)) = got else { continue };
                 agent = Some(from);
+                asked.fetch_add(1, Ordering::SeqCst);
                 if *wire.borrow() != Wire::Drops {
                     back.send_to(&up[..n], relay).await.ok();
                 }
