@@ -57,6 +57,10 @@ pub mod watch_files;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often a drain looks whether halves of streams still wait.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long streams that are left at a drain's deadline get to end.
+const CUT: Duration = Duration::from_millis(500);
+/// How long their last words are under way before their connections are closed, too.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -206,15 +210,26 @@ impl Relay {
         why
     }
 
-    /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over; then
+    /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over, at which the rest is reset; then
     /// [`Relay::shutdown`] is due. [`Vault::begin_drain`] may have been called before, by an operator.
     pub async fn drain(&self) {
         self.vault.begin_drain(&self.vault.config.get().drain.successors);
         let deadline = self.vault.drain.begun().await;
         tracing::info!(streams = self.vault.traffic.streams(), "draining");
         if tokio::time::timeout_at(deadline, self.wait_idle()).await.is_err() {
-            tracing::warn!(streams = self.vault.traffic.streams(), "drain deadline is over: streams are reset");
+            self.cut().await;
         }
+    }
+
+    /// Resets every stream while its connections stand: a code tells an agent more than that its connection is gone.
+    async fn cut(&self) {
+        let live = self.vault.traffic.live();
+        tracing::warn!(streams = live.len(), "drain deadline is over: streams are reset");
+        live.iter().filter_map(|stream| stream.splice.upgrade()).for_each(|splice| splice.stop());
+        if tokio::time::timeout(CUT, self.vault.traffic.wait_idle()).await.is_err() {
+            tracing::debug!(streams = self.vault.traffic.streams(), "these end with their connections");
+        }
+        tokio::time::sleep(LINGER).await;
     }
 
     /// Until no stream lives, is being opened, or waits with one half for the other.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select_ok;
+use futures_util::future::{join_all, select_ok};
 use tokio::time::{Instant, timeout};
 
 use super::vault::AgentVault;
@@ -40,6 +40,11 @@ const PROTOCOL_VERSION: &str = "orp/1";
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
+/// How long a relay is waited for that was given up because it was silent, or four round trips if that is longer: it has had its time.
+const SILENT: Duration = Duration::from_millis(500);
+/// A relay that comes before the one that has answered is asked once more for so long, or for four times as long as the answer
+/// took, up to [`SILENT`].
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no session with a relay.
 #[derive(Debug, thiserror::Error)]
@@ -68,22 +73,82 @@ pub enum DialError {
     HelloTimedOut(Duration),
 }
 
+/// Relays that were given up because nothing was heard of them, and how long each is waited for.
+#[derive(Debug, Clone, Default)]
+pub struct Silent(Vec<(HostPort, Duration)>);
+
+impl Silent {
+    /// This one was given up; its round trip time was `rtt`.
+    pub fn add(&mut self, relay: &HostPort, rtt: Duration) {
+        self.remove(relay);
+        if self.0.len() == ADDRESSES {
+            self.0.remove(0);
+        }
+        self.0.push((relay.clone(), SILENT.max(rtt * 4)));
+    }
+
+    /// This one was heard.
+    pub fn remove(&mut self, relay: &HostPort) {
+        self.0.retain(|(silent, _)| silent != relay);
+    }
+
+    /// Whether nothing was heard of this one since it was given up.
+    #[must_use]
+    pub fn contains(&self, relay: &HostPort) -> bool {
+        self.patience(relay).is_some()
+    }
+
+    fn patience(&self, relay: &HostPort) -> Option<Duration> {
+        self.0.iter().find(|(silent, _)| silent == relay).map(|(_, patience)| *patience)
+    }
+}
+
 /// Dials `targets` in order, each once, until one has answered HELLO. `None` when none did.
-pub async fn round(vault: &AgentVault, targets: Vec<Target>) -> Option<Arc<Session>> {
+///
+/// Those before it that were not heard are asked once more then: where it was this agent's own network that was away, they answer now,
+/// and the agents of a deployment stay together.
+pub async fn round(vault: &AgentVault, targets: Vec<Target>, silent: &Silent) -> Option<Arc<Session>> {
+    let longest = vault.config.timeouts.connect;
+    let mut unheard = Vec::new();
     for target in targets {
-        match dial(vault, &target).await {
-            Ok(session) => return Some(Arc::new(session)),
-            // As a quoted text: it may hold what a peer said.
-            Err(error) => tracing::warn!(relay = %target.address, error = error.to_string(), "no session"),
+        let began = Instant::now();
+        let patience = silent.patience(&target.address).map_or(longest, |patience| patience.min(longest));
+        match dial(vault, &target, patience).await {
+            Ok(session) => {
+                let within = (began.elapsed() * 4).clamp(AGAIN, SILENT);
+                let earlier = again(vault, &unheard, within).await;
+                return Some(Arc::new(first_of(earlier.into_iter().chain([session]))?));
+            }
+            Err(error) => {
+                // As a quoted text: it may hold what a peer said.
+                tracing::warn!(relay = %target.address, error = error.to_string(), "no session");
+                if matches!(error, DialError::ConnectTimedOut(_)) {
+                    unheard.push(target);
+                }
+            }
         }
     }
     None
 }
 
-async fn dial(vault: &AgentVault, target: &Target) -> Result<Session, DialError> {
+/// Dials all of `targets` at once; the sessions with those that answer in time, in order.
+async fn again(vault: &AgentVault, targets: &[Target], within: Duration) -> Vec<Session> {
+    let dials = targets.iter().map(|target| timeout(within, dial(vault, target, within)));
+    join_all(dials).await.into_iter().flatten().flatten().collect()
+}
+
+/// The others are closed.
+fn first_of(mut sessions: impl Iterator<Item = Session>) -> Option<Session> {
+    let first = sessions.next();
+    sessions
+        .for_each(|session| session.close(ResetCode::UNSPECIFIED, "a relay that comes before this one has answered"));
+    first
+}
+
+async fn dial(vault: &AgentVault, target: &Target, patience: Duration) -> Result<Session, DialError> {
     let timeouts = &vault.config.timeouts;
-    let connected = timeout(timeouts.connect, connect(vault, &target.address)).await;
-    let quic = connected.map_err(|_elapsed| DialError::ConnectTimedOut(timeouts.connect))??;
+    let connected = timeout(patience, connect(vault, &target.address)).await;
+    let quic = connected.map_err(|_elapsed| DialError::ConnectTimedOut(patience))??;
     let relay = relay_of(&quic)?;
     if vault.leaving().iter().any(|session| session.relay == relay) {
         quic.close(0_u32.into(), b"this relay drains");

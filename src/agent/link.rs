@@ -6,7 +6,7 @@
 //! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue`, `Silent`, `Left` |
 //! | Sends | streams that the relay opens to the supervisor of streams; what the relay says of our streams to the routes |
 //! | Restart | permanent; it goes on with the sessions that are in the vault |
-//! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once |
+//! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once; which relays were silent |
 //!
 //! The frame in hand is a lock on the session's reader: there is never a second one, and a killed actor gives it back unread.
 
@@ -18,13 +18,14 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::backoff::Failures;
+use super::dial::{self, Silent};
 use super::leaving::Leave;
 use super::serving::Serving;
+use super::silence;
 use super::streams::StreamsHandle;
 use super::vault::AgentVault;
 use super::vault::routes::Signal;
 use super::vault::session::Session;
-use super::{dial, silence};
 use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
@@ -85,6 +86,8 @@ pub struct LinkState {
     rounds: Failures,
     /// Sessions that ended soon after they started.
     short: Failures,
+    /// Relays that were given up because nothing was heard of them.
+    silent: Silent,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,7 @@ impl Actor for Link {
         let is_dialling = in_use.is_none();
         let serving = leaving.into_iter().chain(in_use).map(|session| Serving::start(&args, session)).collect();
         let (rounds, short) = (Failures::default(), Failures::default());
-        let mut state = LinkState { args, dialling: None, serving, rounds, short };
+        let mut state = LinkState { args, dialling: None, serving, rounds, short, silent: Silent::default() };
         if is_dialling {
             state.dial_at(0, Instant::now());
         }
@@ -150,6 +153,7 @@ impl LinkState {
             }
             LinkMsg::Silent(number, watched) => {
                 watched?;
+                self.on_silent(number);
                 (number, Said::Closed(format!("nothing was heard for {:?}", silence::DEAD)))
             }
             LinkMsg::Left(number, left) => {
@@ -172,12 +176,12 @@ impl LinkState {
     }
 
     fn dial_at(&mut self, first: usize, begins_at: Instant) {
-        let vault = Arc::clone(&self.args.vault);
+        let (vault, silent) = (Arc::clone(&self.args.vault), self.silent.clone());
         let dial = async move {
             tokio::time::sleep_until(begins_at).await;
             // Only now: a session that was left may have ended meanwhile.
             let targets = vault.targets(first);
-            dial::round(&vault, targets).await
+            dial::round(&vault, targets, &silent).await
         };
         self.dialling = Some(Dialling { begins_at, _task: task::owned(&self.args.slot, dial, LinkMsg::Dialled) });
     }
@@ -191,9 +195,12 @@ impl LinkState {
             // While the relay that drains still stands, nobody waits.
             let wait = if self.serving.is_empty() { self.urgent(wait) } else { wait };
             tracing::warn!(?wait, "no relay could be reached: dialling again");
+            // Whose first word was lost on a long way gets all the time there is.
+            self.silent = Silent::default();
             return self.dial_at(0, Instant::now() + wait);
         };
         self.rounds.forget();
+        self.silent.remove(&session.target.address);
         self.args.vault.begin(Arc::clone(&session));
         self.serving.push(Serving::start(&self.args, session));
     }
@@ -204,6 +211,9 @@ impl LinkState {
         // Before it is closed from here.
         let closed = self.of(number).and_then(|serving| serving.session.quic.close_reason());
         let sent_away = matches!(closed, Some(quinn::ConnectionError::ApplicationClosed(_)));
+        if matches!(closed, Some(quinn::ConnectionError::TimedOut)) {
+            self.on_silent(number);
+        }
         self.serving.retain(|serving| serving.session.number != number);
         let vault = Arc::clone(&self.args.vault);
         let Some(session) = vault.end(number, code, why) else { return };
@@ -219,6 +229,8 @@ impl LinkState {
         // Not at once where a relay has drained: its other agents come, too.
         let begins_at = match session.leave() {
             Some(leave) => leave.dial_at(rand::random()).max(now),
+            // To find out took longer than any pause while streams live.
+            None if self.silent.contains(&session.target.address) => now,
             None => {
                 let wait = self.short.next_wait(&vault.config.backoff);
                 now + self.urgent(wait)
@@ -227,6 +239,12 @@ impl LinkState {
         self.rounds.forget();
         let planned = self.dialling.as_ref().map_or(begins_at, |dialling| dialling.begins_at);
         self.dial_at(next % vault.config.relays.len().max(1), begins_at.min(planned));
+    }
+
+    fn on_silent(&mut self, number: u64) {
+        if let Some(session) = self.of(number).map(|serving| Arc::clone(&serving.session)) {
+            self.silent.add(&session.target.address, session.quic.rtt());
+        }
     }
 
     /// GOAWAY: the session is kept for what is on it, and another one is looked for (see [`leaving`](super::leaving)).

@@ -1,30 +1,27 @@
 //! A relay that drains, under streams whose every byte is checked: its agents take them along to another relay while the old
 //! paths still stand.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use outrelay::agent::Agent;
-use outrelay::config::agent::{AgentConfig, Consume, Expose};
+use outrelay::config::agent::{AgentConfig, Backoff};
 use outrelay::config::relay::RelayConfig;
+use outrelay::config::types::HostPort;
 use outrelay::relay::Relay;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{ALONE, Deployment, OPEN_WORLD, agent, eventually, noise, soon};
-use crate::matrix::flow::{Echo, End, Load, Running};
+use crate::crowd::{complete, longest_stall, moves, opens};
+use crate::harness::{ALONE, Deployment, OPEN_WORLD, eventually, soon};
+use crate::matrix::ends::Ends;
+use crate::matrix::flow::{End, Load, Running};
+use crate::survival::raw::Raw;
 
 /// A short one, so that tests are.
 const JITTER: Duration = Duration::from_millis(100);
 
 struct World {
     deployment: Deployment,
-    provider: Agent,
-    consumer: Agent,
-    echo: Arc<Echo>,
-    half: TcpListener,
+    ends: Ends,
 }
 
 fn addr(relay: &Relay) -> String {
@@ -45,68 +42,22 @@ fn to(successors: &[&Relay]) -> impl FnOnce(&mut RelayConfig) {
 impl World {
     /// Two agents that know these relays, and use the first.
     async fn start(deployment: Deployment, relays: &[&Relay], jitter: Duration) -> Self {
-        let echo = Arc::new(Echo::default());
-        let half = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let config = |n| {
-            let relays = relays.iter().map(|relay| addr(relay).parse().unwrap()).collect();
-            let mut config = AgentConfig { relays, tls: deployment.agent_tls(&agent(n)), ..AgentConfig::default() };
-            config.backoff.initial = Duration::from_millis(20);
-            config.backoff.goaway_jitter = jitter;
-            config
+        let relays: Vec<HostPort> = relays.iter().map(|relay| addr(relay).parse().unwrap()).collect();
+        let knows = |_, config: &mut AgentConfig| {
+            config.relays.clone_from(&relays);
+            config.backoff =
+                Backoff { initial: Duration::from_millis(20), goaway_jitter: jitter, ..Backoff::default() };
         };
-        let expose = |name: &str, to: SocketAddr| Expose { name: name.to_owned(), to: to.to_string().parse().unwrap() };
-        let consume = |name: &str| Consume {
-            name: name.to_owned(),
-            method: String::new(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-        };
-        let mut provides = config(1);
-        provides.expose = vec![expose("svc", echo.start().await), expose("half", half.local_addr().unwrap())];
-        let mut consumes = config(2);
-        consumes.consume = vec![consume("svc"), consume("half")];
-        let provider = Agent::start(provides).await.unwrap();
-        soon("the provider is registered", provider.wait_registered()).await;
-        let consumer = Agent::start(consumes).await.unwrap();
-        soon("the consumer is there", consumer.wait_registered()).await;
-        Self { deployment, provider, consumer, echo, half }
-    }
-
-    fn stream(&self, load: Load) -> Running {
-        self.echo.stream(self.consumer.local_addr("svc").unwrap(), load)
+        let first = relays[0].as_str().parse().unwrap();
+        let ends = Ends::start(&deployment, first, knows).await;
+        Self { deployment, ends }
     }
 
     async fn streams(&self, loads: &[Load]) -> Vec<Running> {
-        let all = loads.iter().flat_map(|load| (0..load.streams()).map(|_| self.stream(*load)));
+        let all = loads.iter().flat_map(|load| (0..load.streams()).map(|_| self.ends.stream(*load)));
         let streams: Vec<_> = all.collect();
         moves(&streams).await;
         streams
-    }
-
-    /// A stream whose client has said all that it has to say; the service has read it to its end.
-    async fn half_closed(&self) -> (TcpStream, TcpStream) {
-        let mut client = TcpStream::connect(self.consumer.local_addr("half").unwrap()).await.unwrap();
-        client.write_all(b"that is all").await.unwrap();
-        client.shutdown().await.unwrap();
-        let (mut service, _) = soon("it is open", self.half.accept()).await.unwrap();
-        let mut said = Vec::new();
-        soon("the service hears the end", service.read_to_end(&mut said)).await.unwrap();
-        assert_eq!(said, b"that is all");
-        (client, service)
-    }
-
-    /// Opens stream after stream until `done`; each must be served. How many there were, and the longest time that one took.
-    async fn opens(&self, done: &AtomicBool) -> (usize, Duration) {
-        let (mut opens, mut longest) = (0, Duration::ZERO);
-        while !done.load(Ordering::SeqCst) {
-            let began = Instant::now();
-            let probe = self.stream(Load::Probe);
-            probe.flow.end();
-            assert_eq!(soon("a new stream ends", probe.client).await.unwrap(), End::Complete);
-            self.echo.forget(&probe.flow);
-            opens += 1;
-            longest = longest.max(began.elapsed());
-        }
-        (opens, longest)
     }
 
     fn link(agent: &Agent) -> serde_json::Value {
@@ -116,7 +67,7 @@ impl World {
 
     /// Both agents are at `relay`, and nowhere else.
     async fn are_at(&self, relay: &str) {
-        for agent in [&self.provider, &self.consumer] {
+        for agent in [&self.ends.provider, &self.ends.consumer] {
             eventually("the agent is there and nowhere else", || {
                 let link = Self::link(agent);
                 let is_there = link["relay"].as_str().is_some_and(|uri| uri.ends_with(relay));
@@ -127,46 +78,9 @@ impl World {
     }
 
     async fn shutdown(self) -> Deployment {
-        self.consumer.shutdown().await;
-        self.provider.shutdown().await;
+        self.ends.shutdown().await;
         self.deployment
     }
-}
-
-/// Every stream carries something that was sent after this was called.
-async fn moves(streams: &[Running]) {
-    let marks: Vec<_> = streams.iter().map(|stream| stream.flow.sent()).collect();
-    streams.iter().for_each(|stream| stream.flow.poke());
-    let has_moved = |(stream, mark): (&Running, &u64)| {
-        assert!(!stream.client.is_finished(), "a stream has ended");
-        stream.flow.echoed() > *mark
-    };
-    eventually("every stream moves", || streams.iter().zip(&marks).all(has_moved).then_some(())).await;
-}
-
-async fn complete(streams: Vec<Running>) {
-    streams.iter().for_each(|stream| stream.flow.end());
-    for stream in streams {
-        assert_eq!(soon("the stream ends", stream.client).await.unwrap(), End::Complete);
-        assert_eq!(stream.flow.wrong(), None);
-    }
-}
-
-/// The longest time for which one of these streams, which never pause, carried nothing.
-async fn longest_stall(streams: &[Running], done: &AtomicBool) -> Duration {
-    let bulk: Vec<_> = streams.iter().map(|stream| Arc::clone(&stream.flow)).collect();
-    let mut seen: Vec<_> = bulk.iter().map(|flow| (flow.echoed(), Instant::now())).collect();
-    let mut longest = Duration::ZERO;
-    while !done.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        for (flow, (at, since)) in bulk.iter().zip(&mut seen) {
-            longest = longest.max(since.elapsed());
-            if flow.echoed() != *at {
-                (*at, *since) = (flow.echoed(), Instant::now());
-            }
-        }
-    }
-    longest
 }
 
 /// Drains `relay` while streams are opened and move. How long it took, and the longest stall.
@@ -180,8 +94,8 @@ async fn drained(world: &World, relay: &Relay, bulk: &[Running]) -> (Duration, D
         done.store(true, Ordering::SeqCst);
         took
     };
-    let (took, (opens, longest_open), stall) = tokio::join!(drain, world.opens(&done), longest_stall(bulk, &done));
-    println!("drained in {took:?}; longest stall {stall:?}; {opens} opens meanwhile, the longest {longest_open:?}");
+    let (took, (opened, longest_open), stall) = tokio::join!(drain, opens(&world.ends, &done), longest_stall(bulk, &done));
+    println!("drained in {took:?}; longest stall {stall:?}; {opened} opens meanwhile, the longest {longest_open:?}");
     (took, stall)
 }
 
@@ -195,9 +109,11 @@ async fn every_stream_moves_to_the_successor_and_none_fails() {
     let world = World::start(deployment, &[&first], AgentConfig::default().backoff.goaway_jitter).await;
     let bulk = world.streams(&[Load::Bulk]).await;
     let others = world.streams(&[Load::Idle, Load::Small]).await;
-    let (mut client, mut service) = world.half_closed().await;
-    let answer = noise(5, 300_000);
-    service.write_all(&answer[..100_000]).await.unwrap();
+    // Its client has said all that it has to say, and its service has read it to the end.
+    let Raw { mut client, mut served, .. } = Raw::open(&world.ends).await;
+    client.finish().await;
+    served.hears_the_end().await;
+    served.say(100_000).await;
 
     let (took, stall) = drained(&world, &first, &bulk).await;
     assert!(took < Duration::from_secs(10), "{took:?}, long before the deadline of 30 s");
@@ -208,11 +124,9 @@ async fn every_stream_moves_to_the_successor_and_none_fails() {
 
     moves(&bulk).await;
     moves(&others).await;
-    service.write_all(&answer[100_000..]).await.unwrap();
-    drop(service);
-    let mut heard = Vec::new();
-    soon("the answer ends", client.read_to_end(&mut heard)).await.unwrap();
-    assert!(heard == answer, "the half-closed stream lost or changed something");
+    served.say(200_000).await;
+    served.finish().await;
+    client.hears_the_end().await;
     complete(bulk).await;
     complete(others).await;
     eventually("nothing stays at the second", || (second.vault().traffic.streams() == 0).then_some(())).await;
@@ -286,12 +200,12 @@ async fn the_only_relay_keeps_its_streams_to_the_deadline_and_they_go_on_when_it
     assert!(futures_util::poll!(drain.as_mut()).is_pending());
     eventually("both are told", || {
         let is_told = |agent| !World::link(agent)["leaving"].is_null();
-        (is_told(&world.consumer) && is_told(&world.provider)).then_some(())
+        (is_told(&world.ends.consumer) && is_told(&world.ends.provider)).then_some(())
     })
     .await;
     moves(&streams).await;
     // Opened now, it waits for a relay.
-    let late = world.stream(Load::Probe);
+    let late = world.ends.stream(Load::Probe);
     late.flow.end();
     soon("the deadline", drain).await;
     assert!(began.elapsed() >= Duration::from_millis(1_900), "streams were not left alone");

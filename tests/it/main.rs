@@ -2,7 +2,9 @@
 #![allow(unreachable_pub, reason = "one binary")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::disallowed_methods, reason = "tests")]
 
+mod crowd;
 mod harness;
+mod program;
 
 mod admin;
 mod agents;

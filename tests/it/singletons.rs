@@ -110,10 +110,10 @@ async fn a_hundred_kills_of_each_under_load_cost_what_is_said_and_no_more() {
 async fn a_singleton_that_cannot_be_started_again_ends_the_process_with_exit_code_1_and_its_name() {
     let mut site = Site::start(&["admin.fault_injection=true"]).await;
     let uri = agent(1);
-    let mut peer = Peer::over(dial(site.addr, site.client(&uri)).await.unwrap(), &uri).await;
+    let mut peer = Peer::over(dial(site.relay.addr, site.client(&uri)).await.unwrap(), &uri).await;
     peer.hello(&[]).await;
     // Connected before the limit: an answer needs no new descriptor.
-    let mut admin = Client::connect(&site.admin, SOON).await.unwrap();
+    let mut admin = Client::connect(&site.relay.admin, SOON).await.unwrap();
     let _answer: outrelay::supervise::report::Report = admin.data(&Request::Tree).await.unwrap();
     // What is open stays open.
     let pid = site.process.pid().to_string();
@@ -122,9 +122,9 @@ async fn a_singleton_that_cannot_be_started_again_ends_the_process_with_exit_cod
 
     let struck: Struck = admin.data(&Request::Kill { actor: "http".to_owned() }).await.unwrap();
     assert_eq!(struck.actor, "http");
-    let status = eventually("the process has exited", || site.child.try_wait().unwrap()).await;
+    let status = site.relay.exited().await;
     assert_eq!(status.code(), Some(1));
-    let log = site.log();
+    let log = site.relay.log();
     let last = log.lines().rev().find(|line| line.contains("the supervision tree has failed")).unwrap_or_default();
     assert!(last.contains("http failed too often, at last: ") && last.contains("Too many open files"), "{log}");
     // The agents hear of it: they need not wait for a timeout.

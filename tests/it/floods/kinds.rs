@@ -156,7 +156,7 @@ async fn handshakes(site: &Site, many: u64, rate: u64) -> Held {
     let client = quinn_client(site, &agent(0xf0));
     let mut waiting = JoinSet::new();
     paced(many, rate, async |n| {
-        waiting.spawn(first_flight(site.addr, client.clone(), n % 2 == 0));
+        waiting.spawn(first_flight(site.relay.addr, client.clone(), n % 2 == 0));
         while waiting.try_join_next().is_some() {}
     })
     .await;
@@ -201,7 +201,7 @@ async fn silent(site: &Site, many: u64, rate: u64) -> Held {
     let endpoint = quic::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &settings, None).unwrap();
     let mut ends = JoinSet::new();
     paced(many, rate, async |_| {
-        let connecting = endpoint.connect_with(client.clone(), site.addr, "localhost").unwrap();
+        let connecting = endpoint.connect_with(client.clone(), site.relay.addr, "localhost").unwrap();
         ends.spawn(async move {
             match soon("a connection, or a refusal", connecting).await {
                 Ok(quic) => closed(&quic).await.1,
@@ -228,7 +228,7 @@ async fn silent(site: &Site, many: u64, rate: u64) -> Held {
 
 async fn peer(site: &Site, n: u8) -> Peer {
     let uri = agent(n);
-    let mut peer = Peer::over(dial(site.addr, site.client(&uri)).await.unwrap(), &uri).await;
+    let mut peer = Peer::over(dial(site.relay.addr, site.client(&uri)).await.unwrap(), &uri).await;
     peer.hello(&[]).await;
     peer
 }

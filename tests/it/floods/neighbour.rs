@@ -51,7 +51,7 @@ pub struct Neighbour {
 impl Neighbour {
     pub fn start(site: &Site) -> Self {
         let (provider, consumer) = (agent(0x91), agent(0x92));
-        let (addr, tls) = (site.addr, [site.client(&provider), site.client(&consumer)]);
+        let (addr, tls) = (site.relay.addr, [site.client(&provider), site.client(&consumer)]);
         let phase = Arc::new(AtomicUsize::new(Phase::Alone as usize));
         let opens = Arc::new(Mutex::new(Opens::default()));
         let (now, seen) = (Arc::clone(&phase), Arc::clone(&opens));

@@ -1,29 +1,26 @@
 //! The relay's process is killed (SIGKILL) and started again at its address, while streams of every sort live.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
+
+use outrelay::config::relay::RelayConfig;
 
 use super::raw::{Raw, Transfer};
 use super::{BOTH, is_at, resumed, session, streams};
-use crate::floods::site::Site;
-use crate::harness::{ALONE, eventually, soon};
+use crate::harness::{ALONE, Deployment, OPEN_WORLD, eventually, soon};
 use crate::matrix::ends::{CONSUMER, Ends};
 use crate::matrix::flow::{End, Load};
+use crate::program::{Program, free_address};
 
 const MIB: u64 = 1 << 20;
 /// Streams with a small question and its answer now and then.
 const CHATS: usize = 50;
 
-/// Nothing listens there. Below the ports that the system hands out by itself: none of the agents' is among them.
-fn free_port() -> SocketAddr {
-    let mut ports = std::iter::repeat_with(|| SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..30_000))));
-    ports.find(|addr| UdpSocket::bind(addr).is_ok()).unwrap()
-}
-
 /// Kills and starts the relay again `times` times under everything at once. The longest stand of the bulk streams.
 async fn killed(times: u64) -> Duration {
-    let mut site = Site::start_at(free_port(), &[]).await;
-    let ends = Ends::start(&site.deployment, site.addr, |_, _| {}).await;
+    let deployment = Deployment::new();
+    let config = RelayConfig { listen: free_address(), ..deployment.relay_config("r1", OPEN_WORLD) };
+    let mut relay = Program::start(&deployment, &config, &[]).await;
+    let ends = Ends::start(&deployment, relay.addr, |_, _| {}).await;
     let bulk: Vec<Transfer> = {
         let streams = [Raw::open(&ends).await, Raw::open(&ends).await];
         streams.into_iter().map(|raw| raw.transfer_of(12 * MIB, 12 * MIB, 1)).collect()
@@ -44,9 +41,9 @@ async fn killed(times: u64) -> Duration {
         let agents = || BOTH.map(|n| if n == CONSUMER { &ends.consumer } else { &ends.provider });
         let before = agents().map(session);
         let killed = Instant::now();
-        site.kill();
+        relay.kill();
         bulk.iter().for_each(|it| it.may_move((n + 2) * 100 / (times + 2)));
-        site.start_again().await;
+        relay.start_again().await;
         eventually("both are back", || {
             let now = agents().map(session);
             (0..2).all(|at| now[at].is_some() && now[at] != before[at]).then_some(())
