@@ -94,7 +94,8 @@ async fn drained(world: &World, relay: &Relay, bulk: &[Running]) -> (Duration, D
         done.store(true, Ordering::SeqCst);
         took
     };
-    let (took, (opened, longest_open), stall) = tokio::join!(drain, opens(&world.ends, &done), longest_stall(bulk, &done));
+    let (took, (opened, longest_open), stall) =
+        tokio::join!(drain, opens(&world.ends, &done), longest_stall(bulk, &done));
     println!("drained in {took:?}; longest stall {stall:?}; {opened} opens meanwhile, the longest {longest_open:?}");
     (took, stall)
 }
