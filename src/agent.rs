@@ -62,6 +62,9 @@ use vault::{AgentVault, Offer};
 /// How long the closed connection gets to tell the relay, once the tree has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Local clients that may wait to be taken: what a socket has by itself, 128, is less than a burst, and whoever comes then is reset.
+const BACKLOG: i32 = 1024;
+
 /// An actor that is busy with one message for longer hangs, and is killed.
 const HANG_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -218,6 +221,7 @@ impl Drop for Agent {
 async fn offer(consume: &Consume) -> Result<Offer, StartError> {
     let failed = |source| StartError::Listen { service: consume.name.clone(), addr: consume.listen.clone(), source };
     let socket = TcpListener::bind(consume.listen.as_str()).await.map_err(failed)?;
+    socket2::SockRef::from(&socket).listen(BACKLOG).map_err(failed)?;
     let addr = socket.local_addr().map_err(failed)?;
     Ok(Offer { consume: consume.clone(), socket, addr })
 }

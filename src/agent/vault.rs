@@ -188,30 +188,37 @@ impl AgentVault {
         }
     }
 
-    /// The relays to dial, in order: where a relay that drains has sent us, then the configured ones from `first` on. A relay that
-    /// drains is the last resort until its deadline has passed, and none while its session stands: it takes nobody.
+    /// The relays to dial, in order: where a relay that drains has sent us, then the configured ones from `first` on. One of those
+    /// that drains is the last resort until its deadline has passed, and none while its session stands: it takes nobody. But who was
+    /// named as a successor is back already.
     #[must_use]
     pub fn targets(&self, first: usize) -> Vec<Target> {
         let (relays, leaving) = (&self.config.relays, self.leaving());
-        let (successors, first) = match leaving.last().and_then(|session| Some((session, session.leave()?))) {
-            Some((session, leave)) => (leave.successors.clone(), session.target.at.map_or(0, |at| at + 1)),
-            None => (Vec::new(), first),
+        // All agents that were sent away are to meet, whenever each of them dials: what counts is what was when they were told.
+        let (successors, first, now) = match leaving.last().and_then(|session| Some((session, session.leave()?))) {
+            Some((session, leave)) => (leave.successors.clone(), session.target.at.map_or(0, |at| at + 1), leave.told),
+            None => (Vec::new(), first, Instant::now()),
         };
         let successors = successors.into_iter().map(|address| Target { address, at: None });
         let configured = (0..relays.len()).map(|step| (first + step) % relays.len());
         let configured = configured.map(|at| Target { address: relays[at].clone(), at: Some(at) });
         let stands = |target: &Target| leaving.iter().any(|session| session.target.address == target.address);
         let mut targets: Vec<Target> = Vec::new();
-        for target in successors.chain(configured).filter(|target| !stands(target)) {
+        for target in successors.filter(|target| !stands(target)) {
+            if targets.iter().all(|earlier| earlier.address != target.address) {
+                targets.push(target);
+            }
+        }
+        let named = targets.len();
+        for target in configured.filter(|target| !stands(target)) {
             match targets.iter_mut().find(|earlier| earlier.address == target.address) {
-                Some(earlier) => earlier.at = earlier.at.or(target.at),
+                Some(earlier) => earlier.at = target.at,
                 None => targets.push(target),
             }
         }
         let draining = self.draining();
-        let now = Instant::now();
         // Stable: the order is otherwise as it was.
-        targets.sort_by_key(|target| draining.is_draining(&target.address, now));
+        targets[named..].sort_by_key(|target| draining.is_draining(&target.address, now));
         targets
     }
 

@@ -36,6 +36,17 @@ pub(super) async fn scene(features: &[&str], change: impl FnOnce(&mut AgentConfi
 }
 
 #[tokio::test]
+async fn hundreds_of_clients_may_come_at_once() {
+    let scene = scene(&FEATURES, |_| {}).await;
+    let addr = scene.agent.local_addr("far").unwrap();
+    // Nobody takes them meanwhile: this thread is the only one.
+    let come = |_| std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(500)).unwrap();
+    let clients: Vec<_> = (0..500).map(come).collect();
+    drop(clients);
+    scene.agent.shutdown().await;
+}
+
+#[tokio::test]
 async fn nothing_is_sent_before_ready_and_everything_after_it() {
     let Scene { agent, mut peer, .. } = scene(&FEATURES, |config| config.consume[0].method = "GET".into()).await;
     let mut local = connect(&agent, "far").await;

@@ -217,6 +217,22 @@ async fn without_a_successor_the_next_of_its_own_relays_is_dialled_and_the_drain
 }
 
 #[tokio::test]
+async fn a_successor_is_dialled_first_even_if_it_has_drained_itself_a_moment_ago() {
+    let mut scene = scene(2, &NAMED, |_| {}).await;
+    let third = scene._deployment.relay_named("r3");
+    scene.drain(&[]).await;
+    let mut second = scene.second.greet(&NAMED).await;
+    scene.closed().await;
+    let [first, other] = [scene.first.addr().to_string(), third.addr().to_string()];
+    second.control.write(&goaway(&[&first, &other], Duration::from_secs(30))).await;
+    tokio::select! {
+        _there = scene.first.greet(&NAMED) => {}
+        _elsewhere = third.connection() => panic!("the order is the relay's"),
+    }
+    scene.agent.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_opened_while_relays_are_changed_waits_for_the_new_one_and_for_its_provider() {
     let mut scene = scene(1, &NAMED, |_| {}).await;
     // Asked for before GOAWAY, refused after it.
