@@ -26,9 +26,9 @@ use tokio::net::TcpListener;
 
 use crate::config::agent::{AgentConfig, Consume};
 use crate::config::types::HostPort;
-use crate::core::identity::{AgentUri, Identity};
+use crate::core::identity::AgentUri;
 use crate::core::reject::ResetCode;
-use crate::net::{quic, tls};
+use crate::net::quic;
 use crate::supervise::fault::Fault;
 use crate::supervise::report::Report;
 use crate::supervise::tree::Tree;
@@ -36,6 +36,7 @@ use crate::supervise::tree::Tree;
 pub mod admin;
 pub mod backoff;
 pub mod carrying;
+pub mod credentials;
 pub mod dial;
 pub mod epilogue;
 pub mod incoming;
@@ -55,6 +56,7 @@ pub mod vault;
 #[cfg(test)]
 mod tests;
 
+use credentials::Credentials;
 use vault::{AgentVault, Offer};
 
 /// How long the closed connection gets to tell the relay, once the tree has stopped.
@@ -71,17 +73,11 @@ const HANG_DEADLINE: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum StartError {
     /// Its certificate, key or CA cannot be used.
-    #[error("TLS")]
-    Tls(#[from] tls::TlsError),
-    /// Its certificate is not an agent's.
-    #[error("the certificate is not an agent's: {0}")]
-    Identity(String),
+    #[error(transparent)]
+    Credentials(#[from] credentials::CredentialsError),
     /// No UDP socket can be had.
     #[error("no UDP socket")]
     Endpoint(#[source] std::io::Error),
-    /// The TLS configuration lacks what QUIC needs.
-    #[error("QUIC")]
-    Quic(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
     /// A local address cannot be listened on.
     #[error("cannot listen on {addr} for {service}")]
     Listen {
@@ -115,19 +111,13 @@ impl Agent {
     /// # Errors
     /// Whatever keeps it from working; nothing runs then.
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
-        let material = tls::TlsMaterial::load(&config.tls)?;
-        let agent = match material.identity() {
-            Ok(Identity::Agent(agent)) => agent,
-            Ok(other) => return Err(StartError::Identity(other.to_string())),
-            Err(error) => return Err(StartError::Identity(error.to_string())),
-        };
-        let client = quic::client_config(tls::client_config(&material, &[tls::ALPN_ORP])?, &config.quic)?;
+        let credentials = Credentials::load(&config.tls, &config.quic)?;
         let mut offers = Vec::new();
         for consume in &config.consume {
             offers.push(Arc::new(offer(consume).await?));
         }
         let endpoint = endpoint(&config).map_err(StartError::Endpoint)?;
-        let vault = Arc::new(AgentVault::new(agent, config, endpoint, client, offers));
+        let vault = Arc::new(AgentVault::new(credentials, config, endpoint, offers));
         match Tree::start(tree::root(&vault), HANG_DEADLINE).await {
             Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
@@ -172,6 +162,14 @@ impl Agent {
                 complete = complete => if complete { return },
             }
         }
+    }
+
+    /// Reads certificate, key and CA again: they count from the next connection on.
+    ///
+    /// # Errors
+    /// What is wrong with them; those of before go on to count.
+    pub fn reload(&self) -> Result<(), credentials::CredentialsError> {
+        self.vault.credentials.reload()
     }
 
     /// The live tree.

@@ -113,7 +113,8 @@ impl Relay {
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
         let keys = fleet_keys(config.resume.fleet_key.as_deref())?;
-        let endpoint = quic::bind(config.listen, &config.quic, None)
+        let secret = keys.newest().derive("stateless reset", &relay.to_string());
+        let endpoint = quic::bind_again(config.listen, &config.quic, &secret)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         endpoint.set_server_config(Some(server));
         let http = config.http.listen.map(bind_http).transpose()?;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt as _, BufReader};
@@ -32,8 +32,17 @@ pub struct AdminSocket {
     inode: u64,
 }
 
+/// Held while a socket file is put in its place or taken away: an earlier life's socket may be dropped on another thread while the
+/// next one is bound, and must not take that one's file for its own.
+static PLACING: Mutex<()> = Mutex::new(());
+
+fn placing() -> MutexGuard<'static, ()> {
+    PLACING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for AdminSocket {
     fn drop(&mut self) {
+        let _placing = placing();
         let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "admin socket stays behind");
@@ -74,7 +83,10 @@ pub fn bind(path: &Path) -> io::Result<AdminSocket> {
     let listener = UnixListener::bind(&temporary).map_err(named)?;
     let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::symlink_metadata(&temporary))
-        .and_then(|file| std::fs::rename(&temporary, path).map(|()| file.ino()));
+        .and_then(|file| {
+            let _placing = placing();
+            std::fs::rename(&temporary, path).map(|()| file.ino())
+        });
     match placed {
         Ok(inode) => Ok(AdminSocket { listener, path: path.to_owned(), inode }),
         Err(error) => {
@@ -170,5 +182,25 @@ where
         if last {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_goes_while_the_next_one_is_bound_leaves_that_ones_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let mut socket = bind(&path).unwrap();
+        for round in 0..2_000 {
+            let earlier = std::thread::spawn(move || drop(socket));
+            socket = bind(&path).unwrap();
+            earlier.join().unwrap();
+            assert!(path.exists(), "round {round}: nobody can connect any more");
+        }
+        drop(socket);
+        assert!(!path.exists(), "the last one takes its file along");
     }
 }

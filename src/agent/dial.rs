@@ -170,13 +170,20 @@ async fn connect(vault: &AgentVault, address: &HostPort) -> Result<quinn::Connec
     if addresses.is_empty() {
         return Err(DialError::Name("it has no address".to_owned()));
     }
-    let attempts = (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, addr, STAGGER * nth)));
+    let client = vault.credentials.client();
+    let attempts =
+        (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, &client, addr, STAGGER * nth)));
     select_ok(attempts).await.map(|(connection, _slower)| connection)
 }
 
-async fn connect_to(vault: &AgentVault, addr: SocketAddr, after: Duration) -> Result<quinn::Connection, DialError> {
+async fn connect_to(
+    vault: &AgentVault,
+    client: &quinn::ClientConfig,
+    addr: SocketAddr,
+    after: Duration,
+) -> Result<quinn::Connection, DialError> {
     tokio::time::sleep(after).await;
-    let connecting = vault.endpoint.connect_with(vault.client.clone(), addr, &vault.config.server_name);
+    let connecting = vault.endpoint.connect_with(client.clone(), addr, &vault.config.server_name);
     let connecting = connecting.map_err(|error| DialError::Connect(error.to_string()))?;
     connecting.await.map_err(|error| DialError::Connect(error.to_string()))
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod consumer;
+mod credentials;
 mod goaway;
 mod harness;
 mod legacy;

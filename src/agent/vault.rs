@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use self::draining::Draining;
 use self::routes::Routes;
 use self::session::{Session, Target};
+use super::credentials::Credentials;
 use super::leaving::Leave;
 use super::throttle::Throttle;
 use crate::config::agent::{AgentConfig, Consume, Expose};
@@ -51,7 +52,7 @@ pub struct AgentVault {
     /// The UDP socket.
     pub endpoint: quinn::Endpoint,
     /// With what relays are dialled.
-    pub client: quinn::ClientConfig,
+    pub credentials: Credentials,
     /// One for each `consume`.
     pub offers: Vec<Arc<Offer>>,
     /// The ids of the streams that live here.
@@ -75,14 +76,13 @@ impl AgentVault {
     /// An agent without a session.
     #[must_use]
     pub fn new(
-        agent: AgentUri,
+        credentials: Credentials,
         config: AgentConfig,
         endpoint: quinn::Endpoint,
-        client: quinn::ClientConfig,
         offers: Vec<Arc<Offer>>,
     ) -> Self {
         Self {
-            agent,
+            agent: credentials.agent().clone(),
             places: Arc::new(Semaphore::new(config.limits.streams)),
             clock: Instant::now(),
             allowance: Allowance::new(config.limits.rings),
@@ -90,7 +90,7 @@ impl AgentVault {
             live: watch::Sender::new(0),
             config,
             endpoint,
-            client,
+            credentials,
             offers,
             routes: Arc::default(),
             full: Throttle::default(),

@@ -83,6 +83,17 @@ impl Process {
         field(&self.read("status")?, "VmRSS:").ok_or_else(|| self.unreadable("status"))
     }
 
+    /// The memory that is its own, resident or swapped out, in KiB. Without pages of files: those of the program's text count as resident,
+    /// but the kernel drops them and reads them again as it likes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn own_kib(&self) -> Result<u64, Failure> {
+        let status = self.read("status")?;
+        let own = field(&status, "RssAnon:").and_then(|resident| Some(resident + field(&status, "VmSwap:")?));
+        own.ok_or_else(|| self.unreadable("status"))
+    }
+
     fn read(&self, file: &str) -> Result<String, Failure> {
         let path = self.proc.join(file);
         std::fs::read_to_string(&path)
@@ -190,7 +201,7 @@ mod tests {
     #[test]
     fn this_process_is_seen_to_work() {
         let process = Process::find(std::process::id()).unwrap();
-        assert!(process.rss_kib().unwrap() > 100);
+        assert!(process.rss_kib().unwrap() > process.own_kib().unwrap() && process.own_kib().unwrap() > 100);
         let meter = Meter::start(Some(&process)).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(50) {

@@ -184,8 +184,8 @@ impl Stage {
         let stalls = self.load.stalls();
         let percentile = |percent| stalls.percentile(percent);
         let stalls = StallMs { p50: percentile(50), p99: percentile(99), max: percentile(100), count: stalls.count() };
-        let (tally, relays_rss, own_rss) = (self.load.tally(), self.memory.relays(), self.memory.own());
-        Outcome { lasted, tally, stalls, done, relays_rss, own_rss, kept: Vec::new(), problems }
+        let (tally, relays_memory, own_memory) = (self.load.tally(), self.memory.relays(), self.memory.own());
+        Outcome { lasted, tally, stalls, done, relays_memory, own_memory, kept: Vec::new(), problems }
     }
 
     /// All but the relays are gone.

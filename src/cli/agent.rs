@@ -111,7 +111,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
                 tracing::info!(signal, "stopping");
                 break;
             }
-            _ = hangup.recv() => tracing::warn!("SIGHUP: an agent reads nothing again; restart it"),
+            _ = hangup.recv() => reload(&agent),
             why = agent.failed() => {
                 tracing::error!(%why, "the supervision tree has failed");
                 return Ok(ExitCode::FAILURE);
@@ -123,6 +123,21 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         signal = signals.next() => tracing::warn!(signal, "second signal: stopping at once"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn reload(agent: &Agent) {
+    match agent.reload() {
+        Ok(()) => tracing::info!(
+            "SIGHUP: certificate, key and CA read again, for the next connection; all else needs a restart"
+        ),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(
+                error = format!("{error:#}"),
+                "SIGHUP: certificate, key or CA cannot be used; those of before go on"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ pub(crate) const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-01
 pub(crate) const RELAY: &str = "outrelay://acme/relay/r1";
 
 pub(crate) static CA: LazyLock<Ca> = LazyLock::new(|| Ca::generate().unwrap());
-static RELAY_TLS: LazyLock<TlsMaterial> =
+pub(crate) static RELAY_TLS: LazyLock<TlsMaterial> =
     LazyLock::new(|| material(&CA, &CA.relay(&RELAY.parse::<RelayUri>().unwrap(), &[]).unwrap()));
-static AGENT_TLS: LazyLock<TlsMaterial> =
+pub(crate) static AGENT_TLS: LazyLock<TlsMaterial> =
     LazyLock::new(|| material(&CA, &CA.agent(&AGENT.parse::<AgentUri>().unwrap()).unwrap()));
 
 pub(crate) fn material(ca: &Ca, issued: &Issued) -> TlsMaterial {

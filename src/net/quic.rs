@@ -3,13 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::quic::QuicConfig;
+
+/// A thousand agents are told in a second; noise gets no more answers than that.
+const RESETS_APART: Duration = Duration::from_millis(1);
 
 /// Binds an endpoint; without `tls` it only dials. Must be called inside a tokio runtime.
 ///
@@ -18,7 +24,33 @@ use crate::config::quic::QuicConfig;
 /// # Errors
 /// When the socket cannot be bound, or the TLS configuration lacks what QUIC needs.
 pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    let mut endpoint = EndpointConfig::default();
+    bind_as(addr, config, EndpointConfig::default(), tls)
+}
+
+/// Binds an endpoint that knows the connections of an earlier one with the same secret, and answers what still comes for them
+/// with a stateless reset (RFC 9000 §10.3): their peers need not wait to find out that they are gone.
+///
+/// No other endpoint may have the same `secret` (RFC 9000 §10.3.2). Listens once it is given a server's configuration.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_again(addr: SocketAddr, config: &QuicConfig, secret: &[u8; 32]) -> io::Result<quinn::Endpoint> {
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    // It keeps the endpoint from answering noise, and is not kept secret: every packet shows what is made with it.
+    let ids = hmac::sign(&reset_key, b"connection ids");
+    let ids = ids.as_ref().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    endpoint.min_reset_interval(RESETS_APART);
+    bind_as(addr, config, endpoint, None)
+}
+
+fn bind_as(
+    addr: SocketAddr,
+    config: &QuicConfig,
+    mut endpoint: EndpointConfig,
+    tls: Option<rustls::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
     let largest = config.max_mtu.max(config.initial_mtu);
     if u64::from(largest) > endpoint.get_max_udp_payload_size() {
         endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
@@ -116,10 +148,10 @@ fn warn_when_smaller(socket: &Socket, asked: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::time::Duration;
 
     use super::*;
     use crate::net::harness::{self, LOOPBACK, soon};
+    use crate::net::tls;
 
     #[tokio::test]
     async fn the_first_stream_limit_holds_and_no_unidirectional_stream_is_allowed() {
@@ -155,6 +187,46 @@ mod tests {
             }
         })
         .await;
+    }
+
+    /// At an address that another endpoint has just left, perhaps.
+    async fn again(addr: SocketAddr, secret: u8) -> quinn::Endpoint {
+        let config = QuicConfig::default();
+        let bound = async {
+            loop {
+                match bind_again(addr, &config, &[secret; 32]) {
+                    Ok(endpoint) => break endpoint,
+                    Err(_in_use) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let endpoint = soon(bound).await;
+        let tls = tls::server_config(&harness::RELAY_TLS, &[tls::ALPN_ORP]).unwrap();
+        endpoint.set_server_config(Some(server_config(tls, &config).unwrap()));
+        endpoint
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_with_the_secret_of_an_earlier_one_resets_its_connections() {
+        let config = QuicConfig::default();
+        let first = again(LOOPBACK, 7).await;
+        let (addr, dialer) = (first.local_addr().unwrap(), bind(LOOPBACK, &config, None).unwrap());
+        let tls = tls::client_config(&harness::AGENT_TLS, &[tls::ALPN_ORP]).unwrap();
+        let connecting = dialer.connect_with(client_config(tls, &config).unwrap(), addr, "localhost").unwrap();
+        let accepting = async { first.accept().await.unwrap().await.unwrap() };
+        let (client, _server) = soon(async { tokio::join!(async { connecting.await.unwrap() }, accepting) }).await;
+        // From here on it hears nothing more, as if its process had been killed. Twice: it keeps the socket before.
+        for _ in 0..2 {
+            first.rebind(std::net::UdpSocket::bind(LOOPBACK).unwrap()).unwrap();
+        }
+        let (mut send, _recv) = client.open_bi().await.unwrap();
+        let stranger = again(addr, 8).await;
+        send.write_all(b"are you there?").await.unwrap();
+        let told = tokio::time::timeout(Duration::from_millis(300), client.closed()).await;
+        assert!(told.is_err(), "a stranger knows nothing of it");
+        drop(stranger);
+        let _second = again(addr, 7).await;
+        assert_eq!(soon(client.closed()).await, quinn::ConnectionError::Reset);
     }
 
     #[tokio::test]

@@ -26,6 +26,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// The longest pause between two looks: a stream that is blocked for long costs three wake-ups per second.
 const LONGEST_LOOK: Duration = Duration::from_millis(320);
 
+/// The priority of streams that go before others, which have 0.
+const FIRST: i32 = 1;
+
 /// How a received stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -195,6 +198,13 @@ impl SendHalf {
     pub async fn write(&mut self, buf: &[u8]) -> Result<usize, WriteEnd> {
         match &mut self.carrier {
             SendCarrier::Quic(stream) => stream.write(buf).await.map_err(write_end),
+        }
+    }
+
+    /// From here on what is written goes out before what is written to other streams of the connection.
+    pub fn go_first(&mut self) {
+        match &mut self.carrier {
+            SendCarrier::Quic(stream) => ignore_already_over(stream.set_priority(FIRST)),
         }
     }
 
@@ -449,7 +459,7 @@ fn read_rest(rest: &mut VecDeque<Bytes>, room: usize, mut take: impl FnMut(&[u8]
     read
 }
 
-/// Ending a half fails only when the stream is over already, which is what was wanted.
+/// Ending a half, or having it go first, fails only when the stream is over already, which is as good.
 fn ignore_already_over(result: Result<(), quinn::ClosedStream>) {
     if result.is_err() {
         tracing::trace!("the stream was over already");

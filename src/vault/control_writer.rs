@@ -44,9 +44,11 @@ struct Shared {
 }
 
 impl ControlWriter {
-    /// Writes to `send` from a queue of at most `queue` frames; checkpoints have a bound of their own.
+    /// Writes to `send` from a queue of at most `queue` frames; checkpoints have a bound of their own. However many streams are busy,
+    /// it goes first.
     #[must_use]
-    pub fn new(send: SendHalf, queue: usize) -> Self {
+    pub fn new(mut send: SendHalf, queue: usize) -> Self {
+        send.go_first();
         let shared = Arc::new(Shared { queues: Mutex::new((Queue::new(queue), None)), waiting: Notify::new() });
         let task = task::run(write(send, Arc::clone(&shared)));
         Self { shared, _task: task }
@@ -265,5 +267,29 @@ mod tests {
             assert_eq!(reader.peek(), Some(Ok(expected)));
             reader.consume();
         }
+    }
+
+    #[tokio::test]
+    async fn a_frame_does_not_wait_behind_busy_streams() {
+        const BUSY: usize = 90;
+        let pair = crate::net::harness::Pair::new().await;
+        let (near, far) = pair.stream().await;
+        let writer = ControlWriter::new(near.send, 4);
+        let mut busy = Vec::new();
+        for _ in 0..BUSY {
+            let (send, _recv) = pair.client.open_bi().await.unwrap();
+            busy.push(send);
+        }
+        let block = vec![7; 16 << 10];
+        for send in &mut busy {
+            send.write_all(&block).await.unwrap();
+        }
+        writer.send(&Frame::Ping).unwrap();
+        let mut reader = ControlReader::new(far.recv, 1024);
+        reader.fill().await.unwrap();
+        assert_eq!(reader.peek(), Some(Ok(Frame::Ping)));
+        let before_it = pair.server.stats().udp_rx.bytes;
+        // A packet of each busy stream is more than that.
+        assert!(before_it < BUSY as u64 * 1_000, "{before_it} bytes came before it");
     }
 }

@@ -61,7 +61,7 @@ fn victims() -> impl Iterator<Item = &'static str> {
 
 /// One cell: `repeats` strikes, one after the other, then every stream is ended and counted.
 async fn cell(world: &World, kind: &'static str, fault: Fault, load: Load, repeats: usize) -> Cell {
-    let mut cell = Cell::new(kind, fault, load);
+    let mut cell = Cell::new(kind, Some(fault), load);
     let mut streams = world.streams(load).await;
     for _ in 0..repeats {
         let strike = world.strike(kind, fault, &streams).await;
@@ -73,10 +73,23 @@ async fn cell(world: &World, kind: &'static str, fault: Fault, load: Load, repea
     cell
 }
 
+/// What the measure itself takes, on this machine and under this load.
+async fn calm(world: &World, load: Load, repeats: usize) -> Cell {
+    let mut cell = Cell::new("-", None, load);
+    let streams = world.streams(load).await;
+    for _ in 0..repeats {
+        cell.struck(&world.calm(&streams).await);
+    }
+    cell.ended(&streams.finish().await);
+    world.is_clean().await;
+    cell
+}
+
 async fn run(kinds: &[&'static str], loads: &[Load], repeats: usize) -> Table {
     let mut table = Table::default();
     for load in loads {
         let world = World::start().await;
+        table.add(calm(&world, *load, repeats * FAULTS.len()).await);
         for kind in kinds {
             for fault in FAULTS {
                 table.add(cell(&world, kind, fault, *load, repeats).await);

@@ -42,7 +42,7 @@ async fn ten_seconds_of_kills_cost_no_byte_and_leave_nothing_behind() {
         let left = &json["left"][whose];
         assert!(left["start"]["fds"].as_u64() > Some(0) && left["start"] == left["end"], "{whose}: {json:#}");
     }
-    assert!(json["rss_growth"]["relays"].is_number() && json["refused_opens"].is_number(), "{json:#}");
+    assert!(json["memory_growth"]["relays"].is_number() && json["refused_opens"].is_number(), "{json:#}");
 }
 
 /// The processes of the relays of a soak with its folder below `temp`, once both are up and the first carries streams.

@@ -1,7 +1,6 @@
 //! A relay that does what a test says, and no more; certificates; an agent that is pointed at it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,9 +53,21 @@ impl Deployment {
     pub(super) fn new() -> Self {
         let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::generate().unwrap());
         std::fs::write(dir.path().join("ca.crt"), ca.cert_pem()).unwrap();
-        let agent = ca.agent(&agent_uri().parse().unwrap()).unwrap();
-        write(dir.path(), "agent", &agent);
-        Self { dir, ca }
+        let deployment = Self { dir, ca };
+        deployment.certify(agent_uri());
+        deployment
+    }
+
+    /// Gives the agent a new key and certificate.
+    pub(super) fn certify(&self, uri: &str) {
+        let agent = self.ca.agent(&uri.parse().unwrap()).unwrap();
+        self.write_certificate(&agent.cert_pem);
+        std::fs::write(self.dir.path().join("agent.key"), &agent.key_pem).unwrap();
+    }
+
+    /// What stands in the certificate's file.
+    pub(super) fn write_certificate(&self, pem: &str) {
+        std::fs::write(self.dir.path().join("agent.crt"), pem).unwrap();
     }
 
     /// An agent's configuration that points at `relays`.
@@ -94,11 +105,6 @@ impl Deployment {
         let endpoint = quic::bind("127.0.0.1:0".parse().unwrap(), &QuicConfig::default(), Some(server)).unwrap();
         FakeRelay { endpoint }
     }
-}
-
-fn write(dir: &Path, name: &str, issued: &Issued) {
-    std::fs::write(dir.join(format!("{name}.crt")), &issued.cert_pem).unwrap();
-    std::fs::write(dir.join(format!("{name}.key")), &issued.key_pem).unwrap();
 }
 
 pub(super) fn agent_uri() -> &'static str {

@@ -1,4 +1,4 @@
-//! Resident memory of the relays and of this process, looked at once a second.
+//! The relays' own memory and that of this process, looked at once a second.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,9 +43,9 @@ impl Memory {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
-            let all: Option<u64> = relays.iter().map(|pid| rss_kib(pid.load(Ordering::SeqCst))).sum();
+            let all: Option<u64> = relays.iter().map(|pid| own_kib(pid.load(Ordering::SeqCst))).sum();
             add(&self.relays, all);
-            add(&self.own, rss_kib(std::process::id()));
+            add(&self.own, own_kib(std::process::id()));
         }
     }
 
@@ -66,8 +66,8 @@ fn add(seen: &Mutex<Vec<u64>>, kib: Option<u64>) {
     seen.lock().unwrap_or_else(PoisonError::into_inner).extend(kib);
 }
 
-fn rss_kib(pid: u32) -> Option<u64> {
-    Process::find(pid).ok()?.rss_kib().ok()
+fn own_kib(pid: u32) -> Option<u64> {
+    Process::find(pid).ok()?.own_kib().ok()
 }
 
 fn span(seen: &[u64]) -> Span {

@@ -51,9 +51,9 @@ pub struct Outcome {
     /// What was done to the relays.
     pub done: Done,
     /// Memory of the relays, all together.
-    pub relays_rss: Span,
+    pub relays_memory: Span,
     /// Memory of this process.
-    pub own_rss: Span,
+    pub own_memory: Span,
     /// What is left.
     pub kept: Vec<Kept>,
     /// What else went wrong.
@@ -88,7 +88,7 @@ impl Outcome {
             )
         }));
         if self.lasted >= LONG {
-            let grown = [("the relays", self.relays_rss), ("this process", self.own_rss)];
+            let grown = [("the relays", self.relays_memory), ("this process", self.own_memory)];
             let grown = grown.into_iter().filter_map(|(whose, span)| Some((whose, span.growth_percent()?)));
             found.extend(grown.filter(|(_, percent)| *percent > GROWTH).map(|(whose, percent)| {
                 format!("the memory of {whose} has grown by {percent:.1} % from the middle of the run to its end")
@@ -122,8 +122,8 @@ impl Outcome {
             "kills": self.done.kills,
             "rule_changes": self.done.rule_changes,
             "stall_ms": self.stalls,
-            "rss_kib": { "relays": self.relays_rss, "bench": self.own_rss },
-            "rss_growth": { "relays": percent(self.relays_rss), "bench": percent(self.own_rss) },
+            "memory_kib": { "relays": self.relays_memory, "bench": self.own_memory },
+            "memory_growth": { "relays": percent(self.relays_memory), "bench": percent(self.own_memory) },
             "left": kept.collect::<serde_json::Map<_, _>>(),
             "wrong": wrong,
         })

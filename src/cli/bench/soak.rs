@@ -115,8 +115,8 @@ fn text(plan: &Plan, outcome: &Outcome, wrong: &[String]) -> String {
         ("kills", if kills.is_empty() { "none".to_owned() } else { kills.join(", ") }),
         ("rule changes", outcome.done.rule_changes.to_string()),
         ("stalls", format!("p50 {} ms, p99 {} ms, max {} ms", ms(stalls.p50), ms(stalls.p99), ms(stalls.max))),
-        ("memory, relays", memory(outcome.relays_rss)),
-        ("memory, bench", memory(outcome.own_rss)),
+        ("memory, relays", memory(outcome.relays_memory)),
+        ("memory, bench", memory(outcome.own_memory)),
     ];
     let lasted = humantime::format_duration(Duration::from_secs(outcome.lasted.as_secs()));
     let relays = if plan.relays == 1 { "1 relay".to_owned() } else { format!("{} relays", plan.relays) };

@@ -9,6 +9,7 @@ use std::fmt::{self, Write as _};
 
 use chacha20poly1305::aead::KeyInit as _;
 use chacha20poly1305::{Key, XChaCha20Poly1305};
+use ring::hmac;
 
 /// How long a key is.
 pub const KEY_BYTES: usize = 32;
@@ -32,13 +33,30 @@ impl fmt::Display for KeyId {
 pub struct FleetKey {
     id: KeyId,
     cipher: XChaCha20Poly1305,
+    /// For other secrets than that of the tickets.
+    root: hmac::Key,
 }
 
 impl FleetKey {
     /// `secret` must be random.
     #[must_use]
     pub fn new(id: KeyId, secret: &[u8; KEY_BYTES]) -> Self {
-        Self { id, cipher: XChaCha20Poly1305::new(&Key::from(*secret)) }
+        let cipher = XChaCha20Poly1305::new(&Key::from(*secret));
+        Self { id, cipher, root: hmac::Key::new(hmac::HMAC_SHA256, secret) }
+    }
+
+    /// A secret for `purpose` that is another one for everybody who has this key, and does not tell it (HMAC-SHA-256, as
+    /// RFC 5869 §2.3 expands). Always the same.
+    #[must_use]
+    pub fn derive(&self, purpose: &str, whose: &str) -> [u8; KEY_BYTES] {
+        let mut context = hmac::Context::with_key(&self.root);
+        context.update(purpose.as_bytes());
+        context.update(&[0]);
+        context.update(whose.as_bytes());
+        context.update(&[1]);
+        let mut secret = [0; KEY_BYTES];
+        secret.copy_from_slice(context.sign().as_ref());
+        secret
     }
 
     /// Its id.
@@ -229,6 +247,17 @@ mod tests {
         assert_eq!(problem(&many.join("\n")), (17, KeyFileProblem::TooMany));
         let error = FleetKeys::parse(&good.replace("07", "zz")).unwrap_err();
         assert!(!error.to_string().contains("zz") && error.to_string().starts_with("line 1: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_derived_depends_on_key_purpose_and_owner_and_on_nothing_else() {
+        let key = |byte: u8| FleetKey::new(KeyId(1), &[byte; KEY_BYTES]);
+        let derived = key(7).derive("reset", "r1");
+        assert_eq!(derived, FleetKey::new(KeyId(2), &[7; KEY_BYTES]).derive("reset", "r1"));
+        assert_ne!(derived, [7; KEY_BYTES]);
+        for other in [key(8).derive("reset", "r1"), key(7).derive("reset", "r2"), key(7).derive("rese", "tr1")] {
+            assert_ne!(derived, other);
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use super::{HANG_DEADLINE, may_refuse};
 #[derive(Debug)]
 pub struct Cell {
     kind: &'static str,
-    fault: Fault,
+    /// None: what the measure takes by itself.
+    fault: Option<Fault>,
     load: Load,
     recoveries: Vec<Duration>,
     failed: usize,
@@ -23,7 +24,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub fn new(kind: &'static str, fault: Fault, load: Load) -> Self {
+    pub fn new(kind: &'static str, fault: Option<Fault>, load: Load) -> Self {
         let (recoveries, wrong) = (Vec::new(), Vec::new());
         Self { kind, fault, load, recoveries, failed: 0, refused: 0, lost: 0, wrong }
     }
@@ -48,7 +49,11 @@ impl Cell {
     }
 
     fn name(&self) -> String {
-        format!("{} {:?} {}", self.kind, self.fault, self.load.name())
+        format!("{} {} {}", self.kind, self.fault_name(), self.load.name())
+    }
+
+    fn fault_name(&self) -> String {
+        self.fault.map_or_else(|| "none".to_owned(), |fault| format!("{fault:?}").to_lowercase())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -56,7 +61,7 @@ impl Cell {
         if self.failed > 0 {
             found.push(format!("{}: {} streams failed", self.name(), self.failed));
         }
-        if self.refused > 0 && !may_refuse(self.kind, self.fault) {
+        if self.refused > 0 && !self.fault.is_some_and(|fault| may_refuse(self.kind, fault)) {
             found.push(format!("{}: {} opens refused", self.name(), self.refused));
         }
         found
@@ -84,7 +89,8 @@ impl fmt::Display for Table {
             f,
             "Recovery in ms, from the injection until the actor runs again (or is gone, where it is temporary) and what it serves works:\n\
              a fresh open echoes, and every live stream has carried a byte written after the fault. hang: beyond the sweeper's deadline\n\
-             of {HANG_DEADLINE:?} (it looks twice in that time). refused: opens made while the fault lasted, which a client would make again.\n"
+             of {HANG_DEADLINE:?} (it looks twice in that time). refused: opens made while the fault lasted, which a client would make again.\n\
+             none: the same two opens and bytes with no fault at all.\n"
         )?;
         writeln!(
             f,
@@ -99,7 +105,7 @@ impl fmt::Display for Table {
                 f,
                 "{:<14} {:<6} {:<6} {:>4} {:>14} {:>8} {:>10} {:>8.1} {:>8.1} {:>8.1}",
                 cell.kind,
-                format!("{:?}", cell.fault).to_lowercase(),
+                cell.fault_name(),
                 cell.load.name(),
                 sorted.len(),
                 cell.failed,

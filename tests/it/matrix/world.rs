@@ -34,6 +34,17 @@ pub struct Strike {
     pub wrong: Vec<String>,
 }
 
+impl Strike {
+    fn new(recovery: Duration, probes: Vec<Ended>) -> Self {
+        let wrong = |probe: Ended| if let End::Wrong(why) = probe.end { Some(format!("a probe: {why}")) } else { None };
+        Self {
+            recovery,
+            refused: probes.iter().filter(|probe| probe.end == End::Reset).count(),
+            wrong: probes.into_iter().filter_map(wrong).collect(),
+        }
+    }
+}
+
 /// A stream that has ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -114,6 +125,21 @@ impl World {
         let (during, ()) = tokio::join!(during, lives);
         let marks = streams.marks();
         self.serves(kind).await;
+        let probes = self.is_well(during, streams, &marks).await;
+        let unnoticed = if fault == Fault::Hang { HANG_DEADLINE } else { Duration::ZERO };
+        Strike::new(struck.elapsed().saturating_sub(unnoticed), probes)
+    }
+
+    /// What the same takes when nothing is struck.
+    pub async fn calm(&self, streams: &Streams) -> Strike {
+        let began = Instant::now();
+        let during = self.probe().await;
+        let probes = self.is_well(during, streams, &streams.marks()).await;
+        Strike::new(began.elapsed(), probes)
+    }
+
+    /// Until a fresh open echoes, and every live stream has moved past its mark. All probes, the one `during` the fault included.
+    async fn is_well(&self, during: Ended, streams: &Streams, marks: &[u64]) -> Vec<Ended> {
         let mut probes = vec![during];
         // Until one goes through: the first may still meet what the fault has left.
         loop {
@@ -125,14 +151,8 @@ impl World {
             }
             tokio::time::sleep(LOOK).await;
         }
-        eventually_soon("every live stream moves", || streams.have_moved(&marks)).await;
-        let unnoticed = if fault == Fault::Hang { HANG_DEADLINE } else { Duration::ZERO };
-        let wrong = |probe: Ended| if let End::Wrong(why) = probe.end { Some(format!("a probe: {why}")) } else { None };
-        Strike {
-            recovery: struck.elapsed().saturating_sub(unnoticed),
-            refused: probes.iter().filter(|probe| probe.end == End::Reset).count(),
-            wrong: probes.into_iter().filter_map(wrong).collect(),
-        }
+        eventually_soon("every live stream moves", || streams.have_moved(marks)).await;
+        probes
     }
 
     /// Nothing stays behind of streams that have ended.

@@ -15,10 +15,22 @@ const MIB: u64 = 1 << 20;
 /// Streams with a small question and its answer now and then.
 const CHATS: usize = 50;
 
+/// Whether the relay that is started again knows the connections of its earlier life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// By its fleet key: it resets them.
+    Key,
+    /// Agents have to find out.
+    Nothing,
+}
+
 /// Kills and starts the relay again `times` times under everything at once. The longest stand of the bulk streams.
-async fn killed(times: u64) -> Duration {
+async fn killed(times: u64, memory: Memory) -> Duration {
     let deployment = Deployment::new();
-    let config = RelayConfig { listen: free_address(), ..deployment.relay_config("r1", OPEN_WORLD) };
+    let mut config = RelayConfig { listen: free_address(), ..deployment.relay_config("r1", OPEN_WORLD) };
+    if memory == Memory::Key {
+        config.resume.fleet_key = Some(deployment.dir.path().join("fleet.key"));
+    }
     let mut relay = Program::start(&deployment, &config, &[]).await;
     let ends = Ends::start(&deployment, relay.addr, |_, _| {}).await;
     let bulk: Vec<Transfer> = {
@@ -85,9 +97,19 @@ async fn killed(times: u64) -> Duration {
 #[allow(clippy::print_stdout, reason = "a figure that is worth knowing")]
 async fn a_relay_process_that_is_killed_and_started_again_costs_a_stall_and_no_byte() {
     let _alone = ALONE.lock().await;
-    let longest = killed(1).await;
+    let longest = killed(1, Memory::Nothing).await;
     println!("relay killed (SIGKILL) and started again: bytes stood still for {longest:.2?} at the longest");
     assert!(longest < Duration::from_secs(10), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stdout, reason = "a figure that is worth knowing")]
+async fn a_relay_process_that_knows_its_earlier_lifes_connections_has_agents_back_before_they_miss_it() {
+    let _alone = ALONE.lock().await;
+    let longest = killed(1, Memory::Key).await;
+    println!("the same with a fleet key: {longest:.2?} at the longest");
+    // After so long without a word an agent gives its session up by itself.
+    assert!(longest < outrelay::agent::silence::DEAD, "{longest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,6 +117,6 @@ async fn a_relay_process_that_is_killed_and_started_again_costs_a_stall_and_no_b
 #[allow(clippy::print_stdout, reason = "a figure that is worth knowing")]
 async fn a_relay_process_that_is_killed_ten_times_costs_stalls_and_no_byte() {
     let _alone = ALONE.lock().await;
-    let longest = killed(10).await;
+    let longest = killed(10, Memory::Key).await;
     println!("relay killed (SIGKILL) and started again 10 times: bytes stood still for {longest:.2?} at the longest");
 }

@@ -1,0 +1,96 @@
+//! What the agent shows relays. It is read again before each dial, so a certificate that was renewed counts from the next connection
+//! on, and no restart is needed.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::config::quic::QuicConfig;
+use crate::config::types::Tls;
+use crate::core::identity::{AgentUri, Identity};
+use crate::net::{quic, tls};
+
+/// Why credentials are not used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// Certificate, key or CA cannot be used.
+    #[error("TLS")]
+    Tls(#[from] tls::TlsError),
+    /// The certificate is not an agent's.
+    #[error("the certificate is not an agent's: {0}")]
+    Identity(String),
+    /// The certificate is another agent's than at the start: streams and registrations are that one's.
+    #[error("the certificate is that of {found}, but this is {expected}: restart the agent to change who it is")]
+    Another {
+        /// Who it says.
+        found: AgentUri,
+        /// Who this agent is.
+        expected: AgentUri,
+    },
+    /// The TLS configuration lacks what QUIC needs.
+    #[error("QUIC")]
+    Quic(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Credentials {
+    agent: AgentUri,
+    files: Tls,
+    quic: QuicConfig,
+    /// The last that could be used.
+    client: Mutex<quinn::ClientConfig>,
+}
+
+impl Credentials {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them.
+    pub fn load(files: &Tls, quic: &QuicConfig) -> Result<Self, CredentialsError> {
+        let (agent, client) = read(files, quic)?;
+        Ok(Self { agent, files: files.clone(), quic: quic.clone(), client: Mutex::new(client) })
+    }
+
+    /// Who the certificate says that this is.
+    #[must_use]
+    pub fn agent(&self) -> &AgentUri {
+        &self.agent
+    }
+
+    /// Reads the files again; they count from the next dial on.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them. What was read before goes on to count.
+    pub fn reload(&self) -> Result<(), CredentialsError> {
+        let (found, client) = read(&self.files, &self.quic)?;
+        if found != self.agent {
+            return Err(CredentialsError::Another { found, expected: self.agent.clone() });
+        }
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    /// With what a relay is dialled: as the files stand now, or as they stood when they could last be used.
+    #[must_use]
+    pub fn client(&self) -> quinn::ClientConfig {
+        if let Err(error) = self.reload() {
+            let error = anyhow::Error::new(error);
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "certificate, key or CA cannot be used: dialling with those of before"
+            );
+        }
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn read(files: &Tls, quic: &QuicConfig) -> Result<(AgentUri, quinn::ClientConfig), CredentialsError> {
+    let material = tls::TlsMaterial::load(files)?;
+    let agent = match material.identity() {
+        Ok(Identity::Agent(agent)) => agent,
+        Ok(other) => return Err(CredentialsError::Identity(other.to_string())),
+        Err(error) => return Err(CredentialsError::Identity(error.to_string())),
+    };
+    let client = quic::client_config(tls::client_config(&material, &[tls::ALPN_ORP])?, quic)?;
+    Ok((agent, client))
+}
