@@ -144,7 +144,7 @@ impl Shared {
     }
 
     /// To both ends, and never as if it were complete.
-    async fn is_cut(mut self) {
+    async fn ends_cut(mut self) {
         assert_eq!(drain(&mut self.legacy.recv).await, (Vec::new(), End::Reset(ResetCode::UNSPECIFIED)));
         local_reset(self.local).await;
     }
@@ -184,8 +184,8 @@ async fn our_agents_leave_with_what_is_theirs_and_stay_to_the_deadline_for_what_
     ending_up.ends_in_order().await;
     ending_down.ends_in_order().await;
 
-    up.is_cut().await;
-    down.is_cut().await;
+    up.ends_cut().await;
+    down.ends_cut().await;
     assert!(began.elapsed() >= DEADLINE, "they had their time");
     was_told_of(consumer, &[1, 2]).await;
     was_told_of(provider, &provided).await;
