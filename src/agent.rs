@@ -101,7 +101,7 @@ pub struct Agent {
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Agent({})", self.vault.agent)
+        write!(f, "Agent({})", self.vault.agent())
     }
 }
 
@@ -130,7 +130,7 @@ impl Agent {
     /// Who it is, from its certificate.
     #[must_use]
     pub fn uri(&self) -> &AgentUri {
-        &self.vault.agent
+        self.vault.agent()
     }
 
     /// Where the remote service `name` is offered: the address that is bound, also where port 0 was asked for.

@@ -1,5 +1,5 @@
-//! What the agent shows relays. It is read again before each dial, so a certificate that was renewed counts from the next connection
-//! on, and no restart is needed.
+//! What the agent shows relays. It is read again each time the agent dials (once for all relays of its list), so a certificate that
+//! was renewed counts from the next connection on, and no restart is needed.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -40,6 +40,8 @@ const PROTOCOL_VERSION: &str = "orp/1";
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
+/// Relays that are remembered as silent; the last ones count.
+const REMEMBERED: usize = 8;
 /// How long a relay is waited for that was given up because it was silent, or four round trips if that is longer: it has had its time.
 const SILENT: Duration = Duration::from_millis(500);
 /// A relay that comes before the one that has answered is asked once more for so long, or for four times as long as the answer
@@ -81,7 +83,7 @@ impl Silent {
     /// This one was given up; its round trip time was `rtt`.
     pub fn add(&mut self, relay: &HostPort, rtt: Duration) {
         self.remove(relay);
-        if self.0.len() == ADDRESSES {
+        if self.0.len() == REMEMBERED {
             self.0.remove(0);
         }
         self.0.push((relay.clone(), SILENT.max(rtt * 4)));
@@ -109,14 +111,16 @@ impl Silent {
 /// and the agents of a deployment stay together.
 pub async fn round(vault: &AgentVault, targets: Vec<Target>, silent: &Silent) -> Option<Arc<Session>> {
     let longest = vault.config.timeouts.connect;
+    // Once for all of them.
+    let client = vault.credentials.client();
     let mut unheard = Vec::new();
     for target in targets {
         let began = Instant::now();
         let patience = silent.patience(&target.address).map_or(longest, |patience| patience.min(longest));
-        match dial(vault, &target, patience).await {
+        match dial(vault, &client, &target, patience).await {
             Ok(session) => {
                 let within = (began.elapsed() * 4).clamp(AGAIN, SILENT);
-                let earlier = again(vault, &unheard, within).await;
+                let earlier = again(vault, &client, &unheard, within).await;
                 return Some(Arc::new(first_of(earlier.into_iter().chain([session]))?));
             }
             Err(error) => {
@@ -132,8 +136,8 @@ pub async fn round(vault: &AgentVault, targets: Vec<Target>, silent: &Silent) ->
 }
 
 /// Dials all of `targets` at once; the sessions with those that answer in time, in order.
-async fn again(vault: &AgentVault, targets: &[Target], within: Duration) -> Vec<Session> {
-    let dials = targets.iter().map(|target| timeout(within, dial(vault, target, within)));
+async fn again(vault: &AgentVault, client: &quinn::ClientConfig, targets: &[Target], within: Duration) -> Vec<Session> {
+    let dials = targets.iter().map(|target| timeout(within, dial(vault, client, target, within)));
     join_all(dials).await.into_iter().flatten().flatten().collect()
 }
 
@@ -145,9 +149,14 @@ fn first_of(mut sessions: impl Iterator<Item = Session>) -> Option<Session> {
     first
 }
 
-async fn dial(vault: &AgentVault, target: &Target, patience: Duration) -> Result<Session, DialError> {
+async fn dial(
+    vault: &AgentVault,
+    client: &quinn::ClientConfig,
+    target: &Target,
+    patience: Duration,
+) -> Result<Session, DialError> {
     let timeouts = &vault.config.timeouts;
-    let connected = timeout(patience, connect(vault, &target.address)).await;
+    let connected = timeout(patience, connect(vault, client, &target.address)).await;
     let quic = connected.map_err(|_elapsed| DialError::ConnectTimedOut(patience))??;
     let relay = relay_of(&quic)?;
     if vault.leaving().iter().any(|session| session.relay == relay) {
@@ -163,16 +172,18 @@ async fn dial(vault: &AgentVault, target: &Target, patience: Duration) -> Result
 }
 
 /// Tries all addresses of the name, each a little later than the one before, until one answers.
-async fn connect(vault: &AgentVault, address: &HostPort) -> Result<quinn::Connection, DialError> {
+async fn connect(
+    vault: &AgentVault,
+    client: &quinn::ClientConfig,
+    address: &HostPort,
+) -> Result<quinn::Connection, DialError> {
     let found = tokio::net::lookup_host(address.as_str()).await;
     let addresses: Vec<SocketAddr> =
         found.map_err(|error| DialError::Name(error.to_string()))?.take(ADDRESSES).collect();
     if addresses.is_empty() {
         return Err(DialError::Name("it has no address".to_owned()));
     }
-    let client = vault.credentials.client();
-    let attempts =
-        (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, &client, addr, STAGGER * nth)));
+    let attempts = (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, client, addr, STAGGER * nth)));
     select_ok(attempts).await.map(|(connection, _slower)| connection)
 }
 
@@ -211,7 +222,7 @@ async fn hello(
     let named: Capabilities = CAPABILITIES.into_iter().collect();
     let hello = Frame::Hello(orp::Hello {
         protocol_version: PROTOCOL_VERSION.to_owned(),
-        agent_uri: vault.agent.to_string(),
+        agent_uri: vault.agent().to_string(),
         capabilities: named.names(),
     });
     if let Err(end) = write_frame(&mut stream.send, &hello).await {

@@ -38,7 +38,7 @@ const LISTENERS: Duration = Duration::from_secs(5);
 #[must_use]
 pub fn root(vault: &Arc<AgentVault>) -> OneForOneArgs {
     // Slots are made in the order of the tree: a supervisor stops its children by it.
-    let root = Slot::new("agent", vault.agent.uuid());
+    let root = Slot::new("agent", vault.agent().uuid());
     let link_slot = Slot::new("link", "");
     let streams = StreamsHandle::default();
     OneForOneArgs {

@@ -45,8 +45,6 @@ pub struct Offer {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct AgentVault {
-    /// Who this agent is, from its certificate.
-    pub agent: AgentUri,
     /// What it was told.
     pub config: AgentConfig,
     /// The UDP socket.
@@ -82,7 +80,6 @@ impl AgentVault {
         offers: Vec<Arc<Offer>>,
     ) -> Self {
         Self {
-            agent: credentials.agent().clone(),
             places: Arc::new(Semaphore::new(config.limits.streams)),
             clock: Instant::now(),
             allowance: Allowance::new(config.limits.rings),
@@ -100,6 +97,12 @@ impl AgentVault {
             sessions: AtomicU64::new(0),
             streams: AtomicU64::new(0),
         }
+    }
+
+    /// Who this agent is, from its certificate.
+    #[must_use]
+    pub fn agent(&self) -> &AgentUri {
+        self.credentials.agent()
     }
 
     /// The session in use, if there is one.
@@ -199,26 +202,21 @@ impl AgentVault {
             Some((session, leave)) => (leave.successors.clone(), session.target.at.map_or(0, |at| at + 1), leave.told),
             None => (Vec::new(), first, Instant::now()),
         };
-        let successors = successors.into_iter().map(|address| Target { address, at: None });
+        let named = successors.iter().map(|address| Target { address: address.clone(), at: None });
         let configured = (0..relays.len()).map(|step| (first + step) % relays.len());
         let configured = configured.map(|at| Target { address: relays[at].clone(), at: Some(at) });
         let stands = |target: &Target| leaving.iter().any(|session| session.target.address == target.address);
         let mut targets: Vec<Target> = Vec::new();
-        for target in successors.filter(|target| !stands(target)) {
-            if targets.iter().all(|earlier| earlier.address != target.address) {
-                targets.push(target);
-            }
-        }
-        let named = targets.len();
-        for target in configured.filter(|target| !stands(target)) {
+        for target in named.chain(configured).filter(|target| !stands(target)) {
             match targets.iter_mut().find(|earlier| earlier.address == target.address) {
-                Some(earlier) => earlier.at = target.at,
+                Some(earlier) => earlier.at = earlier.at.or(target.at),
                 None => targets.push(target),
             }
         }
         let draining = self.draining();
         // Stable: the order is otherwise as it was.
-        targets[named..].sort_by_key(|target| draining.is_draining(&target.address, now));
+        targets
+            .sort_by_key(|target| !successors.contains(&target.address) && draining.is_draining(&target.address, now));
         targets
     }
 

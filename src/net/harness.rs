@@ -21,9 +21,9 @@ pub(crate) const AGENT: &str = "outrelay://acme/agent/0190b3f0-6c1e-7c3a-9f59-01
 pub(crate) const RELAY: &str = "outrelay://acme/relay/r1";
 
 pub(crate) static CA: LazyLock<Ca> = LazyLock::new(|| Ca::generate().unwrap());
-pub(crate) static RELAY_TLS: LazyLock<TlsMaterial> =
+static RELAY_TLS: LazyLock<TlsMaterial> =
     LazyLock::new(|| material(&CA, &CA.relay(&RELAY.parse::<RelayUri>().unwrap(), &[]).unwrap()));
-pub(crate) static AGENT_TLS: LazyLock<TlsMaterial> =
+static AGENT_TLS: LazyLock<TlsMaterial> =
     LazyLock::new(|| material(&CA, &CA.agent(&AGENT.parse::<AgentUri>().unwrap()).unwrap()));
 
 pub(crate) fn material(ca: &Ca, issued: &Issued) -> TlsMaterial {
@@ -61,8 +61,16 @@ impl Drop for Pair {
 
 /// A connection of an agent (the client) to a relay.
 pub(crate) async fn pair(config: &QuicConfig) -> Pair {
-    let tls = tls::server_config(&RELAY_TLS, &[tls::ALPN_ORP]).unwrap();
-    let listener = quic::bind(LOOPBACK, config, Some(tls)).unwrap();
+    pair_at(quic::bind(LOOPBACK, config, Some(relay_tls())).unwrap(), config).await
+}
+
+/// What a relay listens with.
+pub(crate) fn relay_tls() -> rustls::ServerConfig {
+    tls::server_config(&RELAY_TLS, &[tls::ALPN_ORP]).unwrap()
+}
+
+/// A connection of an agent to the relay behind this endpoint.
+pub(crate) async fn pair_at(listener: quinn::Endpoint, config: &QuicConfig) -> Pair {
     let dialer = quic::bind(LOOPBACK, config, None).unwrap();
     let tls = tls::client_config(&AGENT_TLS, &[tls::ALPN_ORP]).unwrap();
     let client = quic::client_config(tls, config).unwrap();

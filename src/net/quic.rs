@@ -151,7 +151,6 @@ mod tests {
 
     use super::*;
     use crate::net::harness::{self, LOOPBACK, soon};
-    use crate::net::tls;
 
     #[tokio::test]
     async fn the_first_stream_limit_holds_and_no_unidirectional_stream_is_allowed() {
@@ -201,32 +200,27 @@ mod tests {
             }
         };
         let endpoint = soon(bound).await;
-        let tls = tls::server_config(&harness::RELAY_TLS, &[tls::ALPN_ORP]).unwrap();
-        endpoint.set_server_config(Some(server_config(tls, &config).unwrap()));
+        endpoint.set_server_config(Some(server_config(harness::relay_tls(), &config).unwrap()));
         endpoint
     }
 
     #[tokio::test]
     async fn an_endpoint_with_the_secret_of_an_earlier_one_resets_its_connections() {
-        let config = QuicConfig::default();
         let first = again(LOOPBACK, 7).await;
-        let (addr, dialer) = (first.local_addr().unwrap(), bind(LOOPBACK, &config, None).unwrap());
-        let tls = tls::client_config(&harness::AGENT_TLS, &[tls::ALPN_ORP]).unwrap();
-        let connecting = dialer.connect_with(client_config(tls, &config).unwrap(), addr, "localhost").unwrap();
-        let accepting = async { first.accept().await.unwrap().await.unwrap() };
-        let (client, _server) = soon(async { tokio::join!(async { connecting.await.unwrap() }, accepting) }).await;
+        let addr = first.local_addr().unwrap();
+        let pair = harness::pair_at(first.clone(), &QuicConfig::default()).await;
         // From here on it hears nothing more, as if its process had been killed. Twice: it keeps the socket before.
         for _ in 0..2 {
             first.rebind(std::net::UdpSocket::bind(LOOPBACK).unwrap()).unwrap();
         }
-        let (mut send, _recv) = client.open_bi().await.unwrap();
+        let (mut send, _recv) = pair.client.open_bi().await.unwrap();
         let stranger = again(addr, 8).await;
         send.write_all(b"are you there?").await.unwrap();
-        let told = tokio::time::timeout(Duration::from_millis(300), client.closed()).await;
+        let told = tokio::time::timeout(Duration::from_millis(300), pair.client.closed()).await;
         assert!(told.is_err(), "a stranger knows nothing of it");
         drop(stranger);
         let _second = again(addr, 7).await;
-        assert_eq!(soon(client.closed()).await, quinn::ConnectionError::Reset);
+        assert_eq!(soon(pair.client.closed()).await, quinn::ConnectionError::Reset);
     }
 
     #[tokio::test]

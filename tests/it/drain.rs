@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use outrelay::agent::Agent;
 use outrelay::config::agent::{AgentConfig, Backoff};
 use outrelay::config::relay::RelayConfig;
 use outrelay::config::types::HostPort;
@@ -12,7 +11,7 @@ use outrelay::relay::Relay;
 
 use crate::crowd::{complete, longest_stall, moves, opens};
 use crate::harness::{ALONE, Deployment, OPEN_WORLD, eventually, soon};
-use crate::matrix::ends::Ends;
+use crate::matrix::ends::{Ends, link};
 use crate::matrix::flow::{End, Load, Running};
 use crate::survival::raw::Raw;
 
@@ -60,16 +59,11 @@ impl World {
         streams
     }
 
-    fn link(agent: &Agent) -> serde_json::Value {
-        let tree = agent.tree();
-        tree.walk().find(|report| report.kind == "link").unwrap().detail.clone()
-    }
-
     /// Both agents are at `relay`, and nowhere else.
     async fn are_at(&self, relay: &str) {
         for agent in [&self.ends.provider, &self.ends.consumer] {
             eventually("the agent is there and nowhere else", || {
-                let link = Self::link(agent);
+                let link = link(agent);
                 let is_there = link["relay"].as_str().is_some_and(|uri| uri.ends_with(relay));
                 (is_there && link["leaving"].is_null()).then_some(())
             })
@@ -200,7 +194,7 @@ async fn the_only_relay_keeps_its_streams_to_the_deadline_and_they_go_on_when_it
     let mut drain = Box::pin(first.drain());
     assert!(futures_util::poll!(drain.as_mut()).is_pending());
     eventually("both are told", || {
-        let is_told = |agent| !World::link(agent)["leaving"].is_null();
+        let is_told = |agent| !link(agent)["leaving"].is_null();
         (is_told(&world.ends.consumer) && is_told(&world.ends.provider)).then_some(())
     })
     .await;

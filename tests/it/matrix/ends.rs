@@ -73,3 +73,9 @@ async fn started(config: AgentConfig) -> Agent {
     soon("the agent is registered", agent.wait_registered()).await;
     agent
 }
+
+/// What an agent shows of its sessions.
+pub fn link(agent: &Agent) -> serde_json::Value {
+    let tree = agent.tree();
+    tree.walk().find(|actor| actor.kind == "link").unwrap().detail.clone()
+}

@@ -14,10 +14,9 @@ use std::time::Duration;
 use outrelay::agent::Agent;
 use outrelay::config::agent::{AgentConfig, Backoff};
 use outrelay::config::relay::RelayConfig;
-use serde_json::Value;
 
 use crate::harness::{Deployment, OPEN_WORLD, eventually};
-use crate::matrix::ends::Ends;
+use crate::matrix::ends::{Ends, link};
 use crate::matrix::percentile;
 use crate::program::{Program, free_address};
 
@@ -73,12 +72,6 @@ impl Fleet {
         let address = link["address"].as_str().filter(|_| link["leaving"].is_null())?;
         self.relays.iter().position(|relay| relay.addr.to_string() == address)
     }
-}
-
-/// What an agent shows of its sessions.
-fn link(agent: &Agent) -> Value {
-    let tree = agent.tree();
-    tree.walk().find(|actor| actor.kind == "link").unwrap().detail.clone()
 }
 
 fn id(nth: usize) -> String {

@@ -11,10 +11,10 @@ use outrelay::proto::orp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Fleet, link, successors};
+use super::{Fleet, successors};
 use crate::crowd::{Crowd, Shapes};
 use crate::harness::{ALONE, Deployment, Peer, agent, dial, drain, eventually, pair, rejection, soon, take};
-use crate::matrix::ends::Ends;
+use crate::matrix::ends::{Ends, link};
 use crate::program::Program;
 use crate::survival::ends::local_reset;
 

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Fleet, link};
+use super::Fleet;
 use crate::crowd::{Crowd, Shapes};
 use crate::harness::eventually;
-use crate::matrix::ends::{Ends, PROVIDER};
+use crate::matrix::ends::{Ends, PROVIDER, link};
 use crate::survival::forwarder::{Forwarder, Wire};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
