@@ -1,6 +1,7 @@
 //! Transport: TLS, QUIC, framed reads and writes, streams with an explicit end.
 
 pub mod block;
+pub mod connection_ids;
 pub mod framed;
 #[cfg(test)]
 pub(crate) mod harness;

@@ -16,9 +16,10 @@ use crate::clock::now_unix_ms;
 use crate::config::Problems;
 use crate::config::relay::RelayConfig;
 use crate::config::reload::Changes;
+use crate::core::identity::RelayUri;
 use crate::core::ticket::keys::FleetKeys;
 use crate::metrics::Metrics;
-use crate::net::quic;
+use crate::net::quic::{self, EndpointSecrets};
 use crate::supervise::fault::Fault;
 use crate::supervise::node::Node;
 use crate::supervise::report::Report;
@@ -113,8 +114,7 @@ impl Relay {
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
         let keys = fleet_keys(config.resume.fleet_key.as_deref())?;
-        let secret = keys.newest().derive("stateless reset", &relay.to_string());
-        let endpoint = quic::bind_again(config.listen, &config.quic, &secret)
+        let endpoint = quic::bind_again(config.listen, &config.quic, &secrets_of(&relay, &keys))
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         endpoint.set_server_config(Some(server));
         let http = config.http.listen.map(bind_http).transpose()?;
@@ -270,6 +270,12 @@ fn fleet_keys(file: Option<&Path>) -> Result<FleetKeys, fleet_key::FleetKeyError
         return Ok(fleet_key::in_memory());
     };
     fleet_key::load_or_create(file)
+}
+
+/// Those of the relay that had this name before it.
+fn secrets_of(relay: &RelayUri, keys: &FleetKeys) -> EndpointSecrets {
+    let secret = |purpose| keys.newest().derive(purpose, &relay.to_string());
+    EndpointSecrets { resets: secret("stateless reset"), ids: secret("connection ids") }
 }
 
 fn bind_http(addr: SocketAddr) -> Result<std::net::TcpListener, StartError> {

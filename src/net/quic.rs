@@ -1,5 +1,6 @@
 //! QUIC endpoints: sockets with large buffers, and the transport settings of performance.md.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::quic::QuicConfig;
+use crate::net::connection_ids::ConnectionIds;
 
 /// A thousand agents are told in a second; noise gets no more answers than that.
 const RESETS_APART: Duration = Duration::from_millis(1);
@@ -27,20 +28,32 @@ pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerCon
     bind_as(addr, config, EndpointConfig::default(), tls)
 }
 
-/// Binds an endpoint that knows the connections of an earlier one with the same secret, and answers what still comes for them
+/// What an endpoint shares with those that come after it at its address, and with nobody else (RFC 9000 §10.3.2).
+#[derive(Clone)]
+pub struct EndpointSecrets {
+    /// From which stateless reset tokens are made.
+    pub resets: [u8; 32],
+    /// By which connection ids are told from noise.
+    pub ids: [u8; 32],
+}
+
+impl fmt::Debug for EndpointSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EndpointSecrets")
+    }
+}
+
+/// Binds an endpoint that knows the connections of an earlier one with the same secrets, and answers what still comes for them
 /// with a stateless reset (RFC 9000 §10.3): their peers need not wait to find out that they are gone.
 ///
-/// No other endpoint may have the same `secret` (RFC 9000 §10.3.2). Listens once it is given a server's configuration.
+/// Listens once it is given a server's configuration.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_again(addr: SocketAddr, config: &QuicConfig, secret: &[u8; 32]) -> io::Result<quinn::Endpoint> {
-    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    // It keeps the endpoint from answering noise, and is not kept secret: every packet shows what is made with it.
-    let ids = hmac::sign(&reset_key, b"connection ids");
-    let ids = ids.as_ref().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
-    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
-    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+pub fn bind_again(addr: SocketAddr, config: &QuicConfig, secrets: &EndpointSecrets) -> io::Result<quinn::Endpoint> {
+    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secrets.resets)));
+    let ids = ConnectionIds::new(&secrets.ids);
+    endpoint.cid_generator(move || Box::new(ids.clone()));
     endpoint.min_reset_interval(RESETS_APART);
     bind_as(addr, config, endpoint, None)
 }
@@ -191,9 +204,10 @@ mod tests {
     /// At an address that another endpoint has just left, perhaps.
     async fn again(addr: SocketAddr, secret: u8) -> quinn::Endpoint {
         let config = QuicConfig::default();
+        let secrets = EndpointSecrets { resets: [secret; 32], ids: [secret + 100; 32] };
         let bound = async {
             loop {
-                match bind_again(addr, &config, &[secret; 32]) {
+                match bind_again(addr, &config, &secrets) {
                     Ok(endpoint) => break endpoint,
                     Err(_in_use) => tokio::task::yield_now().await,
                 }

@@ -4,14 +4,23 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::Either;
 use outrelay::core::frame::Frame;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{Deployment, Peer, drain, eventually, pair, rejection, soon, take};
+use crate::harness::{
+    Deployment, Peer, agent, dial, drain, eventually, noise, pair, rejection, send_all, sha256, soon, take,
+};
+use crate::survival::forwarder::{Forwarder, Wire};
+
+/// What does not come to pass within this time is taken not to come to pass.
+const SHORTLY: Duration = Duration::from_millis(200);
 
 /// Status and body of `GET path`.
 async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
@@ -124,6 +133,45 @@ async fn a_drain_waits_for_an_open_in_progress() {
     assert!(futures_util::poll!(drained.as_mut()).is_pending(), "and lives");
     drop((down, up.recv));
     soon("the drain is over", drained).await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_the_last_byte_has_arrived_over_a_slow_way() {
+    const BYTES: u32 = 600_000;
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let way = Forwarder::to(relay.quic_addr().unwrap()).await;
+    let consumer = agent(2);
+    let identity = deployment.client(&deployment.ca.agent(&consumer).unwrap());
+    let mut consumer = Peer::over(dial(way.addr, identity).await.unwrap(), &consumer).await;
+    consumer.hello(&[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.finish();
+    assert_eq!(drain(&mut down.recv).await.1, End::Fin);
+    let bytes = Arc::new(noise(1, BYTES as usize));
+    way.set(Wire::Holds);
+    send_all(down.send, Arc::clone(&bytes)).await;
+    let said = "outrelay_traffic_bytes_total{direction=\"to_consumer\"}";
+    soon("the relay has said everything", async {
+        while metrics(&relay).await[said] < f64::from(BYTES) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    let drained = Box::pin(relay.drain());
+    let drained = match futures_util::future::select(drained, Box::pin(tokio::time::sleep(SHORTLY))).await {
+        Either::Left(_) => panic!("the consumer has not had it yet"),
+        Either::Right((_, drained)) => drained,
+    };
+    way.set(Wire::Passes);
+    let reader = tokio::spawn(async move { drain(&mut up.recv).await });
+    soon("the drain is over with the last byte", drained).await;
+    soon("the relay stops", relay.shutdown()).await;
+    let (got, end) = reader.await.unwrap();
+    assert_eq!((end, sha256(&got)), (End::Fin, sha256(&bytes)));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ mod actors;
 mod cuts;
 mod ends;
 mod fleet;
-mod forwarder;
+pub mod forwarder;
 mod many;
 mod process;
 pub mod raw;

@@ -1,4 +1,4 @@
-//! A splice: one paired stream from its acceptance to its end.
+//! A splice: one paired stream from its acceptance until each end is cut, or has acknowledged every byte.
 //!
 //! | | |
 //! |---|---|
@@ -25,7 +25,7 @@ use crate::core::policy::RelayMode;
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
-use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode};
+use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode, WriteEnd};
 use crate::net::stream_limit::StreamUse;
 use crate::relay::decision;
 use crate::supervise::slot::Slot;
@@ -252,7 +252,12 @@ impl Lane {
                 limit: ResetCode::LIMIT.for_peer(codes),
             };
             let echo = echo.map(|echo| Frame::StreamResume(echo.to_resume(Vec::new())).encode());
-            pump::pump_behind(echo, source, sink, &counted, codes).await
+            // Taken before the pump takes the sink.
+            let delivered = sink.stopped();
+            match pump::pump_behind(echo, source, sink, &counted, codes).await {
+                PumpEnd::Fin => delivered_end(delivered.await),
+                cut => cut,
+            }
         };
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));
         Self { count, end: None, _pump: pump }
@@ -260,6 +265,16 @@ impl Lane {
 
     fn outcome(&self) -> String {
         self.end.map_or_else(|| "cut".to_owned(), |end| end.to_string())
+    }
+}
+
+/// A direction whose every byte was written is over once its reader has acknowledged them: until then they are with this relay, and a
+/// drain must wait for them.
+fn delivered_end(end: WriteEnd) -> PumpEnd {
+    match end {
+        WriteEnd::Closed => PumpEnd::Fin,
+        WriteEnd::Stopped(code) => PumpEnd::SinkStopped(code),
+        WriteEnd::Lost => PumpEnd::SinkLost,
     }
 }
 
