@@ -1,8 +1,9 @@
 //! What the agent shows relays. It is read again each time the agent dials (once for all relays of its list), so a certificate that
 //! was renewed counts from the next connection on, and no restart is needed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::vault::AgentVault;
 use crate::config::quic::QuicConfig;
 use crate::config::types::Tls;
 use crate::core::identity::{AgentUri, Identity};
@@ -70,18 +71,28 @@ impl Credentials {
         Ok(())
     }
 
-    /// With what a relay is dialled: as the files stand now, or as they stood when they could last be used.
-    #[must_use]
-    pub fn client(&self) -> quinn::ClientConfig {
-        if let Err(error) = self.reload() {
+    /// What was read last and could be used.
+    fn last(&self) -> quinn::ClientConfig {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// With what a relay is dialled: as the files stand now, or as they stood when they could last be used.
+pub async fn client(vault: &Arc<AgentVault>) -> quinn::ClientConfig {
+    let reading = Arc::clone(vault);
+    // Files are read where they keep no stream waiting.
+    match tokio::task::spawn_blocking(move || reading.credentials.reload()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
             let error = anyhow::Error::new(error);
             tracing::warn!(
                 error = format!("{error:#}"),
                 "certificate, key or CA cannot be used: dialling with those of before"
             );
         }
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Err(error) => tracing::error!(%error, "reading the credentials failed: dialling with those of before"),
     }
+    vault.credentials.last()
 }
 
 fn read(files: &Tls, quic: &QuicConfig) -> Result<(AgentUri, quinn::ClientConfig), CredentialsError> {

@@ -6,7 +6,7 @@
 //! | Receives | `Dialled`, `FrameReady` one at a time, `ReaderEnded`, `AcceptEnded`, `RegisterDue`, `Silent`, `Left` |
 //! | Sends | streams that the relay opens to the supervisor of streams; what the relay says of our streams to the routes |
 //! | Restart | permanent; it goes on with the sessions that are in the vault |
-//! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once; which relays were silent |
+//! | Lost on crash | a dial in progress; the count of failures, so the next dial is made at once |
 //!
 //! The frame in hand is a lock on the session's reader: there is never a second one, and a killed actor gives it back unread.
 
@@ -18,7 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::backoff::Failures;
-use super::dial::{self, Silent};
+use super::dial;
 use super::leaving::Leave;
 use super::serving::Serving;
 use super::silence;
@@ -86,8 +86,6 @@ pub struct LinkState {
     rounds: Failures,
     /// Sessions that ended soon after they started.
     short: Failures,
-    /// Relays that were given up because nothing was heard of them.
-    silent: Silent,
 }
 
 #[derive(Debug)]
@@ -101,11 +99,27 @@ enum Said {
     Frame(OwnedMutexGuard<ControlReader>),
     Ended(FrameReadError),
     Closed(String),
+    Silent,
     RegisterDue,
 }
 
-/// The session cannot go on: the connection is closed with this code and reason.
-struct Over(ResetCode, String);
+/// Why a session cannot go on.
+enum Over {
+    /// Its connection is closed with this code and reason.
+    Ends(ResetCode, String),
+    /// Nothing was heard for [`silence::DEAD`].
+    Silent,
+}
+
+impl Over {
+    /// What the connection is closed with.
+    fn into_close(self) -> (ResetCode, String) {
+        match self {
+            Self::Ends(code, why) => (code, why),
+            Self::Silent => (ResetCode::UNSPECIFIED, format!("nothing was heard for {:?}", silence::DEAD)),
+        }
+    }
+}
 
 impl Actor for Link {
     type Msg = LinkMsg;
@@ -118,7 +132,7 @@ impl Actor for Link {
         let is_dialling = in_use.is_none();
         let serving = leaving.into_iter().chain(in_use).map(|session| Serving::start(&args, session)).collect();
         let (rounds, short) = (Failures::default(), Failures::default());
-        let mut state = LinkState { args, dialling: None, serving, rounds, short, silent: Silent::default() };
+        let mut state = LinkState { args, dialling: None, serving, rounds, short };
         if is_dialling {
             state.dial_at(0, Instant::now());
         }
@@ -133,8 +147,8 @@ impl Actor for Link {
     ) -> Result<(), ActorProcessingErr> {
         if let LinkMsg::Dialled(session) = message {
             state.on_dialled(session?);
-        } else if let Some((number, Over(code, why))) = state.on_session(message)? {
-            state.end(number, code, &why);
+        } else if let Some((number, over)) = state.on_session(message)? {
+            state.end(number, over);
         }
         Ok(())
     }
@@ -153,8 +167,7 @@ impl LinkState {
             }
             LinkMsg::Silent(number, watched) => {
                 watched?;
-                self.on_silent(number);
-                (number, Said::Closed(format!("nothing was heard for {:?}", silence::DEAD)))
+                (number, Said::Silent)
             }
             LinkMsg::Left(number, left) => {
                 left?;
@@ -165,7 +178,8 @@ impl LinkState {
         let dealt = match said {
             Said::Frame(reader) => self.on_frame(&session, reader),
             Said::Ended(end) => Err(reader_ended(&session, &end)),
-            Said::Closed(why) => Err(Over(ResetCode::UNSPECIFIED, why)),
+            Said::Closed(why) => Err(Over::Ends(ResetCode::UNSPECIFIED, why)),
+            Said::Silent => Err(Over::Silent),
             Said::RegisterDue => self.on_register_due(&session),
         };
         Ok(dealt.err().map(|over| (number, over)))
@@ -176,12 +190,12 @@ impl LinkState {
     }
 
     fn dial_at(&mut self, first: usize, begins_at: Instant) {
-        let (vault, silent) = (Arc::clone(&self.args.vault), self.silent.clone());
+        let vault = Arc::clone(&self.args.vault);
         let dial = async move {
             tokio::time::sleep_until(begins_at).await;
             // Only now: a session that was left may have ended meanwhile.
             let targets = vault.targets(first);
-            dial::round(&vault, targets, &silent).await
+            dial::round(&vault, targets).await
         };
         self.dialling = Some(Dialling { begins_at, _task: task::owned(&self.args.slot, dial, LinkMsg::Dialled) });
     }
@@ -195,28 +209,24 @@ impl LinkState {
             // While the relay that drains still stands, nobody waits.
             let wait = if self.serving.is_empty() { self.urgent(wait) } else { wait };
             tracing::warn!(?wait, "no relay could be reached: dialling again");
-            // Whose first word was lost on a long way gets all the time there is.
-            self.silent = Silent::default();
             return self.dial_at(0, Instant::now() + wait);
         };
         self.rounds.forget();
-        self.silent.remove(&session.target.address);
         self.args.vault.begin(Arc::clone(&session));
         self.serving.push(Serving::start(&self.args, session));
     }
 
     /// A session is over. Where none is in use any more: dials again, at once the first time. In the listed order, so that all
     /// agents of a deployment meet on the same relay; but not first the relay that has just sent this agent away.
-    fn end(&mut self, number: u64, code: ResetCode, why: &str) {
+    fn end(&mut self, number: u64, over: Over) {
         // Before it is closed from here.
         let closed = self.of(number).and_then(|serving| serving.session.quic.close_reason());
         let sent_away = matches!(closed, Some(quinn::ConnectionError::ApplicationClosed(_)));
-        if matches!(closed, Some(quinn::ConnectionError::TimedOut)) {
-            self.on_silent(number);
-        }
+        let was_silent = matches!(over, Over::Silent) || matches!(closed, Some(quinn::ConnectionError::TimedOut));
         self.serving.retain(|serving| serving.session.number != number);
         let vault = Arc::clone(&self.args.vault);
-        let Some(session) = vault.end(number, code, why) else { return };
+        let (code, why) = over.into_close();
+        let Some(session) = vault.end(number, code, &why) else { return };
         let now = Instant::now();
         // A dial that has begun goes on: it asks who should be asked.
         if vault.session().is_some() || self.dialling.as_ref().is_some_and(|dialling| dialling.begins_at <= now) {
@@ -230,7 +240,7 @@ impl LinkState {
         let begins_at = match session.leave() {
             Some(leave) => leave.dial_at(rand::random()).max(now),
             // To find out took longer than any pause while streams live.
-            None if self.silent.contains(&session.target.address) => now,
+            None if was_silent => now,
             None => {
                 let wait = self.short.next_wait(&vault.config.backoff);
                 now + self.urgent(wait)
@@ -239,12 +249,6 @@ impl LinkState {
         self.rounds.forget();
         let planned = self.dialling.as_ref().map_or(begins_at, |dialling| dialling.begins_at);
         self.dial_at(next % vault.config.relays.len().max(1), begins_at.min(planned));
-    }
-
-    fn on_silent(&mut self, number: u64) {
-        if let Some(session) = self.of(number).map(|serving| Arc::clone(&serving.session)) {
-            self.silent.add(&session.target.address, session.quic.rtt());
-        }
     }
 
     /// GOAWAY: the session is kept for what is on it, and another one is looked for (see [`leaving`](super::leaving)).
@@ -318,7 +322,7 @@ impl LinkState {
                     tracing::warn!(relay = %session.relay, frame = ?other.frame_type(), "frame skipped: not served by an agent");
                 }
             }
-            Some(Err(error)) => return Err(Over(ResetCode::PROTOCOL, error.to_string())),
+            Some(Err(error)) => return Err(Over::Ends(ResetCode::PROTOCOL, error.to_string())),
         }
         reader.consume();
         drop(reader);
@@ -347,7 +351,7 @@ impl LinkState {
     fn on_register_due(&mut self, session: &Session) -> Result<(), Over> {
         if session.register_overdue() {
             let within = self.args.vault.config.timeouts.hello;
-            return Err(Over(ResetCode::PROTOCOL, format!("REGISTER was not answered within {within:?}")));
+            return Err(Over::Ends(ResetCode::PROTOCOL, format!("REGISTER was not answered within {within:?}")));
         }
         self.register(session);
         Ok(())
@@ -382,9 +386,9 @@ impl LinkState {
 
 fn reader_ended(session: &Session, end: &FrameReadError) -> Over {
     if let Some(closed) = session.quic.close_reason() {
-        return Over(ResetCode::UNSPECIFIED, closed.to_string());
+        return Over::Ends(ResetCode::UNSPECIFIED, closed.to_string());
     }
-    Over(ResetCode::PROTOCOL, format!("control stream: {end}"))
+    Over::Ends(ResetCode::PROTOCOL, format!("control stream: {end}"))
 }
 
 fn describe(args: &LinkArgs) {

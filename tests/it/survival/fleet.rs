@@ -48,13 +48,17 @@ impl Fleet {
         Self { relays, deployment }
     }
 
-    /// Both agents at the first relay. They know as many as `known` says, and wait between dials as they do by themselves.
-    async fn ends(&self, known: usize) -> Ends {
+    /// Both agents at the first relay. They know those that `known` says, and wait between dials as they do by themselves.
+    async fn ends(&self, known: &[SocketAddr]) -> Ends {
         let knows = |_, config: &mut AgentConfig| {
-            config.relays = self.relays[..known].iter().map(|it| it.addr.to_string().parse().unwrap()).collect();
+            config.relays = known.iter().map(|addr| addr.to_string().parse().unwrap()).collect();
             config.backoff = Backoff::default();
         };
         Ends::start(&self.deployment, self.relays[0].addr, knows).await
+    }
+
+    fn addrs(&self) -> Vec<SocketAddr> {
+        self.relays.iter().map(|relay| relay.addr).collect()
     }
 
     /// Waits until both agents are at one relay, and have left every other; which it is.

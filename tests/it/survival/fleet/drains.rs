@@ -48,7 +48,7 @@ async fn under_load<T>(ends: &Ends, shapes: Shapes, work: impl AsyncFnOnce() -> 
 /// Drains and starts each of the relays again, one after the other.
 #[allow(clippy::print_stdout, reason = "figures for whoever reads the output")]
 async fn rolled(mut fleet: Fleet) {
-    let ends = fleet.ends(fleet.relays.len()).await;
+    let ends = fleet.ends(&fleet.addrs()).await;
     let shapes = Shapes { bulk: 4, chats: 30, idle: 6, half_closed: 6 };
     let restart = async || {
         for relay in &mut fleet.relays {
@@ -80,7 +80,7 @@ async fn a_rolling_restart_costs_no_stream_and_no_open_where_agents_go_by_their_
 async fn moved(shapes: Shapes) {
     let second = |nth: usize, addrs: &[_]| if nth == 0 { vec![successors(&addrs[1..])] } else { Vec::new() };
     let mut fleet = Fleet::start(2, second).await;
-    let ends = fleet.ends(1).await;
+    let ends = fleet.ends(&fleet.addrs()[..1]).await;
     let (took, stall) = under_load(&ends, shapes, async || drained(&mut fleet.relays[0]).await).await;
     println!("drained in {took:.2?}");
     assert!(stall < Duration::from_secs(5), "{stall:?}");

@@ -154,7 +154,7 @@ impl Shared {
 async fn our_agents_leave_with_what_is_theirs_and_stay_to_the_deadline_for_what_they_share_with_legacy_ones() {
     let _alone = ALONE.lock().await;
     let mut fleet = fleet().await;
-    let ends = fleet.ends(2).await;
+    let ends = fleet.ends(&fleet.addrs()[..2]).await;
     let mut crowd = Crowd::open(&ends, Shapes { bulk: 2, chats: 4, idle: 2, half_closed: 2 }).await;
     let consumer = legacy(&fleet.deployment, &fleet.relays[0], 8).await;
     let mut provider = legacy(&fleet.deployment, &fleet.relays[0], 9).await;
