@@ -60,8 +60,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long streams that are left at a drain's deadline get to end.
 const CUT: Duration = Duration::from_millis(500);
-/// How long their last words are under way before their connections are closed, too.
-const LINGER: Duration = Duration::from_millis(100);
+/// How long their last words are under way, at least and at most, before their connections are closed, too: twice the longest round trip
+/// within that.
+const LINGER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +230,9 @@ impl Relay {
         if tokio::time::timeout(CUT, self.vault.traffic.wait_idle()).await.is_err() {
             tracing::debug!(streams = self.vault.traffic.streams(), "these end with their connections");
         }
-        tokio::time::sleep(LINGER).await;
+        let [least, most] = LINGER;
+        let longest = self.vault.connections.all().iter().map(|connection| connection.quic.rtt()).max();
+        tokio::time::sleep((longest.unwrap_or_default() * 2).clamp(least, most)).await;
     }
 
     /// Until no stream lives, is being opened, or waits with one half for the other.

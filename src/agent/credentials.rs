@@ -97,6 +97,7 @@ pub async fn client(vault: &Arc<AgentVault>) -> quinn::ClientConfig {
 
 fn read(files: &Tls, quic: &QuicConfig) -> Result<(AgentUri, quinn::ClientConfig), CredentialsError> {
     let material = tls::TlsMaterial::load(files)?;
+    material.warn_unless_valid();
     let agent = match material.identity() {
         Ok(Identity::Agent(agent)) => agent,
         Ok(other) => return Err(CredentialsError::Identity(other.to_string())),

@@ -17,6 +17,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
 
 use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError};
@@ -193,6 +194,25 @@ impl TlsMaterial {
     /// When the leaf's URI SANs are not exactly one identity (wire.md §1).
     pub fn identity(&self) -> Result<Identity, PeerIdentityError> {
         certificate_identity(self.chain().first().ok_or(PeerIdentityError::NoCertificate)?)
+    }
+
+    /// Says so in the log where the leaf is not valid now: peers will refuse it, and say less.
+    pub fn warn_unless_valid(&self) {
+        if let Some(why) = self.chain().first().and_then(invalid_now) {
+            tracing::warn!("peers will refuse our certificate: {why}");
+        }
+    }
+}
+
+fn invalid_now(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let (validity, now) = (parsed.validity(), ASN1Time::now());
+    if now < validity.not_before {
+        Some(format!("it is not valid before {}", validity.not_before))
+    } else if now > validity.not_after {
+        Some(format!("it has expired on {}", validity.not_after))
+    } else {
+        None
     }
 }
 

@@ -249,6 +249,7 @@ pub fn server_config(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerCon
 
 fn read(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig, ClientCheck), CredentialsError> {
     let material = tls::TlsMaterial::load(&config.tls)?;
+    material.warn_unless_valid();
     let configured = config.uri()?;
     match material.identity() {
         Ok(Identity::Relay(certified)) if certified == configured => {}

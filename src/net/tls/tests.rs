@@ -97,8 +97,21 @@ fn an_expired_certificate_is_refused() {
     let now = OffsetDateTime::now_utc();
     let validity = Validity { not_before: now - time::Duration::days(2), not_after: now - time::Duration::days(1) };
     let expired = material(&CA, &issue(&[AGENT], validity));
+    assert!(invalid_now(&expired.chain()[0]).unwrap().starts_with("it has expired on "));
     let refused = handshake(client(&expired), server(&relay(&CA)), "localhost").unwrap_err();
     assert!(format!("{refused:?}").contains("Expired"), "{refused:?}");
+}
+
+#[test]
+fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
+    let now = OffsetDateTime::now_utc();
+    let days = |from, to| {
+        let validity =
+            Validity { not_before: now + time::Duration::days(from), not_after: now + time::Duration::days(to) };
+        invalid_now(&material(&CA, &issue(&[AGENT], validity)).chain()[0])
+    };
+    assert_eq!(days(-1, 1), None);
+    assert!(days(1, 2).unwrap().starts_with("it is not valid before "));
 }
 
 #[test]
