@@ -3,7 +3,7 @@
 use crate::clock::now_unix_ms;
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
-use crate::core::policy::{Effect, Query, Verdict};
+use crate::core::policy::{Effect, P2pMode, Query, RelayMode, Verdict, unserved};
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::vault::Vault;
@@ -85,13 +85,48 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
         by_relay(vault, consumer, Asked { target: provider.as_str(), method: "" }, *id, Effect::Deny, why);
         return Some(why.to_owned());
     }
-    Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
+    let denied = ask_both(vault, parties, facts, *id, Trace::Denials).err()?;
+    Some(format!("{denied} by new rules"))
+}
+
+/// Which answers of rules are audited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// All of them.
+    All,
+    /// Those that end a stream.
+    Denials,
+}
+
+/// What the rules in force say of a stream that was let in once, both sides: whether it may leave the relay; or why it is denied.
+///
+/// # Errors
+/// Why the stream is denied. It is audited.
+pub fn ask_both(
+    vault: &Vault,
+    parties: &Parties,
+    facts: &StreamFacts,
+    id: StreamId,
+    trace: Trace,
+) -> Result<P2pMode, String> {
+    let (mut p2p_mode, mut relay_mode) = (facts.p2p_mode, RelayMode::Splice);
+    for question in Question::of_stream(parties, facts, id) {
         let verdict = question.ask(vault);
-        (!verdict.is_allowed()).then(|| {
+        if trace == Trace::All || !verdict.is_allowed() {
             question.record(vault, &verdict);
-            format!("denied ({}) by new rules: {}", question.side.name(), verdict.cause())
-        })
-    })
+        }
+        if !verdict.is_allowed() {
+            return Err(format!("denied ({}): {}", question.side.name(), verdict.cause()));
+        }
+        p2p_mode = p2p_mode.combine(verdict.p2p_mode);
+        if question.side == Side::Caller {
+            relay_mode = verdict.relay_mode;
+        }
+    }
+    let Some(why) = unserved(relay_mode, p2p_mode) else { return Ok(p2p_mode) };
+    let asked = Asked { target: &facts.target, method: &facts.method };
+    by_relay(vault, &parties.consumer, asked, id, Effect::Deny, why);
+    Err(format!("denied: {why}"))
 }
 
 /// What a stream is asked for, as far as the relay knows: empty where it does not.

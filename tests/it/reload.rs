@@ -5,7 +5,7 @@ use outrelay::relay::Relay;
 
 use outrelay::net::stream::End;
 
-use crate::harness::{Deployment, OPEN_WORLD, agent, drain, eventually, pair, rejection, soon, take};
+use crate::harness::{Deployment, OPEN_WORLD, agent, asking_for, drain, eventually, pair, rejection, soon, take};
 
 #[tokio::test]
 async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why() {
@@ -95,6 +95,22 @@ async fn new_rules_end_the_live_streams_that_they_deny_and_no_other() {
         eventually("it waits", || (relay.vault().parking.len() == 1).then_some(())).await;
     }
     assert_eq!(drain(&mut halves[1].recv).await.1, code);
+}
+
+#[tokio::test]
+async fn new_rules_that_ask_for_what_the_relay_does_not_do_end_live_streams_too() {
+    for way in ["relay = \"forward\"", "p2p = \"required\""] {
+        let deployment = Deployment::new();
+        let relay = deployment.relay().await;
+        let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+        provider.register("svc").await;
+        let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+        let (mut up, mut down) = pair(&consumer, &provider, 7).await;
+        std::fs::write(deployment.dir.path().join("r1-rules.toml"), asking_for(way)).unwrap();
+        relay.reload();
+        let code = End::Reset(outrelay::core::reject::ResetCode::DENIED);
+        assert_eq!((drain(&mut up.recv).await.1, drain(&mut down.recv).await.1), (code, code), "{way}");
+    }
 }
 
 #[tokio::test]
