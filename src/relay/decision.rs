@@ -10,6 +10,9 @@ use crate::vault::Vault;
 use crate::vault::streams::{Parties, StreamFacts};
 use crate::vault::traffic::LiveStream;
 
+/// Why nothing is allowed where new rules cannot be used for longer than `directory.max_staleness`.
+const TOO_OLD: &str = "the rules in force are too old, and newer ones cannot be used";
+
 /// What the rules are asked about one side of a stream (wire.md §4).
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
@@ -45,10 +48,10 @@ impl<'a> Question<'a> {
         vault.policy.current().snapshot.decide(&query, now_unix_ms())
     }
 
-    /// What the rules in force say; audited and counted.
+    /// What the rules in force say of what begins now, unless they are too old; audited and counted.
     #[must_use]
     pub fn decide(&self, vault: &Vault) -> Verdict {
-        let verdict = self.ask(vault);
+        let verdict = if are_too_old(vault) { Verdict::denied(TOO_OLD) } else { self.ask(vault) };
         self.record(vault, &verdict);
         verdict
     }
@@ -72,6 +75,12 @@ impl<'a> Question<'a> {
     }
 }
 
+/// Whether newer rules could not be used for so long that nothing may begin under these.
+#[must_use]
+pub fn are_too_old(vault: &Vault) -> bool {
+    vault.policy.current().is_too_old(vault.config.now().directory.max_staleness)
+}
+
 /// Why the rules in force do not allow a stream that lives; audited.
 #[must_use]
 pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
@@ -85,17 +94,17 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
         by_relay(vault, consumer, Asked { target: provider.as_str(), method: "" }, *id, Effect::Deny, why);
         return Some(why.to_owned());
     }
-    let denied = ask_both(vault, parties, facts, *id, Trace::Denials).err()?;
+    let denied = ask_both(vault, parties, facts, *id, Of::Living).err()?;
     Some(format!("{denied} by new rules"))
 }
 
-/// Which answers of rules are audited.
+/// What a stream is to those who ask about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trace {
-    /// All of them.
-    All,
-    /// Those that end a stream.
-    Denials,
+pub enum Of {
+    /// It comes here now: every answer is audited, and rules may be too old.
+    Arriving,
+    /// It lives here: an answer that ends it is audited.
+    Living,
 }
 
 /// What the rules in force say of a stream that was let in once, both sides: whether it may leave the relay; or why it is denied.
@@ -107,15 +116,18 @@ pub fn ask_both(
     parties: &Parties,
     facts: &StreamFacts,
     id: StreamId,
-    trace: Trace,
+    stream: Of,
 ) -> Result<P2pMode, String> {
     let (mut p2p_mode, mut relay_mode) = (facts.p2p_mode, RelayMode::Splice);
     for question in Question::of_stream(parties, facts, id) {
-        let verdict = question.ask(vault);
-        if trace == Trace::All || !verdict.is_allowed() {
-            question.record(vault, &verdict);
-        }
+        let verdict = match stream {
+            Of::Arriving => question.decide(vault),
+            Of::Living => question.ask(vault),
+        };
         if !verdict.is_allowed() {
+            if stream == Of::Living {
+                question.record(vault, &verdict);
+            }
             return Err(format!("denied ({}): {}", question.side.name(), verdict.cause()));
         }
         p2p_mode = p2p_mode.combine(verdict.p2p_mode);

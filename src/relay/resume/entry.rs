@@ -25,7 +25,7 @@ use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outco
 use crate::core::ticket::TicketFacts;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
-use crate::relay::decision::{self, Asked, Trace};
+use crate::relay::decision::{self, Asked, Of};
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -339,7 +339,7 @@ impl EntryState {
             p2p_mode: ticket.p2p_mode,
             opened_at: SystemTime::now(),
         };
-        let asked = decision::ask_both(self.vault(), &parties, &facts, self.claim.stream_id(), Trace::All);
+        let asked = decision::ask_both(self.vault(), &parties, &facts, self.claim.stream_id(), Of::Arriving);
         facts.p2p_mode = asked.map_err(|why| {
             self.note(why);
             Refusal::RulesDeny
