@@ -22,7 +22,9 @@ impl Snapshot {
             Some(self.decide(&Query { tenant, caller, target, method }, now)).filter(Verdict::is_allowed)
         };
         let of_caller = self.rules().iter().filter(|rule| {
-            rule.tenant == *caller.tenant() && rule.effect == Effect::Allow && rule.caller.matches(caller.as_str())
+            let is_about_a_service = !rule.target.as_str().starts_with("outrelay:");
+            let is_callers = rule.tenant == *caller.tenant() && rule.caller.matches(caller.as_str());
+            is_callers && is_about_a_service && rule.effect == Effect::Allow
         });
         of_caller.into_iter().any(|rule| {
             let (target, method) = (example(&rule.target), example(&rule.method));
