@@ -17,6 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use crate::core::identity::Tenant;
 use crate::core::ids::ServiceName;
 use crate::core::reject::{Reject, RejectCode};
+use crate::metrics::Limit;
 use crate::supervise::slot::{CallError, Slot};
 use crate::vault::Vault;
 use crate::vault::connections::{AgentConnection, Registration};
@@ -215,7 +216,7 @@ impl RegistryState {
         let order = self.vault.connections.next_registration();
         let limit = self.vault.config.now().limits.services_per_agent;
         if !connection.register(service.clone(), Registration { order, local_addr }, limit) {
-            self.vault.metrics.limit_hit("services_per_agent");
+            self.vault.metrics.limit_hit(Limit::ServicesPerAgent);
             let reason = format!("at most {limit} services for one agent");
             return Err(Reject { code: RejectCode::Limit, reason });
         }

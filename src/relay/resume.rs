@@ -13,6 +13,7 @@ use crate::core::reject::{CodeAgreement, RejectCode, ResetCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Echo, Half, Named, Origin, Refusal, Unproven};
 use crate::core::ticket::TicketFacts;
+use crate::metrics::Limit;
 use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::relay::decision::{self, Asked};
@@ -66,7 +67,7 @@ impl ResumeHandle {
         let Fresh { mut stream, stream_use, .. } = fresh;
         let limit = self.vault.config.now().limits.parked_per_agent;
         let Some(place) = connection.parked.take(limit) else {
-            self.vault.metrics.limit_hit("parked_per_agent");
+            self.vault.metrics.limit_hit(Limit::ParkedPerAgent);
             self.vault.metrics.resume("limit");
             tracing::info!(agent = %connection.agent, stream = %fields.stream_id, limit, "too many halves wait: reset");
             // Not for good: the agent is to send another.

@@ -11,6 +11,7 @@ use super::Vault;
 use super::connections::AgentConnection;
 use super::places::{Place, Places};
 use crate::core::identity::{AgentUri, Identity};
+use crate::metrics::Limit;
 use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
 use crate::net::tls::peer_identity;
@@ -96,11 +97,11 @@ impl Arrivals {
         }
         let config = vault.config.now();
         let Some(half_open) = self.half_open.take(config.limits.half_open_handshakes) else {
-            vault.metrics.limit_hit("half_open_handshakes");
+            vault.metrics.limit_hit(Limit::HalfOpenHandshakes);
             return Err("too many half-open connections");
         };
         let Some(place) = self.connections.take(config.limits.connections) else {
-            vault.metrics.limit_hit("connections");
+            vault.metrics.limit_hit(Limit::Connections);
             return Err("too many connections");
         };
         Ok(Occupied { place, half_open })

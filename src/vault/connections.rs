@@ -24,7 +24,7 @@ use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::{Capabilities, Capability, Generation, ServiceName};
 use crate::core::reject::{CodeAgreement, ResetCode};
-use crate::metrics::{ActorLabel, Metrics, count_restarts};
+use crate::metrics::{ActorLabel, Limit, Metrics, count_restarts};
 use crate::net::framed::ControlReader;
 use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
@@ -255,7 +255,7 @@ impl Connections {
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            control_queue_full: metrics.limit("control_queue"),
+            control_queue_full: metrics.limit(Limit::ControlQueue),
             restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
             last_generation: AtomicU64::new(0),
@@ -328,6 +328,23 @@ impl Connections {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<AgentConnection>> {
         self.lock().by_generation.values().cloned().collect()
+    }
+
+    /// Closes the oldest connections of an agent while it has more than `limit` on which HELLO was answered; how many that were.
+    pub fn close_oldest(&self, agent: &AgentUri, limit: usize) -> usize {
+        let reason = format!("more than {limit} connections of one agent: the oldest is closed");
+        let established = self.lock();
+        let of_agent = established.by_agent.get(agent).into_iter().flatten();
+        let live: Vec<_> = of_agent
+            .filter_map(|generation| established.by_generation.get(generation))
+            .filter(|connection| connection.accepted().is_some() && connection.quic.close_reason().is_none())
+            .collect();
+        let beyond = live.len().saturating_sub(limit);
+        for connection in &live[..beyond] {
+            tracing::warn!(%agent, generation = %connection.generation, limit, "too many connections: closing the oldest");
+            connection.close(ResetCode::LIMIT, &reason);
+        }
+        beyond
     }
 
     /// The newest connection of an agent.

@@ -7,7 +7,7 @@ use outrelay::core::reject::ResetCode;
 use outrelay::net::stream::BiStream;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, closed, eventually, rejection, soon};
+use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, closed, eventually, handshakes, rejection, soon};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -40,6 +40,7 @@ async fn a_tls_handshake_that_never_finishes_is_given_up() {
     let since = Instant::now();
     eventually("given up", || (relay.vault().arrivals.in_progress() == 0).then_some(())).await;
     assert!(since.elapsed() < SHORT * 10);
+    assert_eq!(handshakes(&relay, "timed_out"), 1);
     silent.abort();
 }
 

@@ -13,6 +13,7 @@ use outrelay::config::types::Tls;
 use outrelay::core::frame::Frame;
 use outrelay::core::identity::{AgentUri, RelayUri};
 use outrelay::core::reject::ResetCode;
+use outrelay::metrics::{Limit, OutcomeLabel};
 use outrelay::net::framed::{FrameReadError, read_frame, write_frame};
 use outrelay::net::stream::{BiStream, End, Read, RecvHalf, SendHalf};
 use outrelay::net::tls::{ALPN_ORP, TlsMaterial};
@@ -148,6 +149,16 @@ pub async fn dial(addr: SocketAddr, client: rustls::ClientConfig) -> Result<quin
     let endpoint = quic::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &settings, None).unwrap();
     let config = quic::client_config(client, &settings).unwrap();
     endpoint.connect_with(config, addr, "localhost").unwrap().await
+}
+
+/// How often something was refused because of this limit.
+pub fn hits(relay: &Relay, limit: Limit) -> u64 {
+    relay.vault().metrics.limit(limit).get()
+}
+
+/// How many connection attempts had this outcome.
+pub fn handshakes(relay: &Relay, outcome: &'static str) -> u64 {
+    relay.vault().metrics.handshakes.get_or_create(&OutcomeLabel { outcome }).get()
 }
 
 pub fn agent(n: u8) -> AgentUri {

@@ -2,20 +2,16 @@
 
 use outrelay::config::relay::Limits;
 use outrelay::core::reject::ResetCode;
-use outrelay::metrics::LimitLabel;
+use outrelay::metrics::Limit;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, drain, eventually, pair, rejection, take};
+use crate::harness::{Deployment, OPEN_WORLD, drain, eventually, hits, pair, rejection, take};
 
 async fn relay_with(deployment: &Deployment, set: impl Fn(&mut Limits)) -> Relay {
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
     set(&mut config.limits);
     Relay::start(config).await.unwrap()
-}
-
-fn hits(relay: &Relay, limit: &'static str) -> u64 {
-    relay.vault().metrics.limits_hit.get_or_create(&LimitLabel { limit }).get()
 }
 
 #[tokio::test]
@@ -29,7 +25,7 @@ async fn one_stream_more_than_the_relay_carries_is_429_and_a_place_is_free_when_
     up.send.write_all(b"x").await.unwrap();
     take(&mut down.recv, 1).await;
     assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 429);
-    assert_eq!(hits(&relay, "streams"), 1);
+    assert_eq!(hits(&relay, Limit::Streams), 1);
     drop((up, down));
     eventually("it has ended", || (relay.vault().traffic.streams() == 0).then_some(())).await;
     let (mut up, mut down) = pair(&consumer, &provider, 3).await;
@@ -55,7 +51,7 @@ async fn one_stream_more_than_an_agent_may_have_is_reset_with_limit() {
     .await;
     let mut third = consumer.open("svc", 3).await;
     assert_eq!(drain(&mut third.recv).await.1, End::Reset(ResetCode::LIMIT));
-    assert_eq!(hits(&relay, "streams_per_agent"), 1);
+    assert_eq!(hits(&relay, Limit::StreamsPerAgent), 1);
 }
 
 #[tokio::test]
@@ -66,10 +62,37 @@ async fn one_connection_more_than_the_limit_is_refused_before_any_tls() {
     let second = deployment.ca.agent(&crate::harness::agent(2)).unwrap();
     let refused = deployment.try_dial(&relay, &second).await.unwrap_err();
     assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
-    assert_eq!(hits(&relay, "connections"), 1);
+    assert_eq!(hits(&relay, Limit::Connections), 1);
     drop(first);
     eventually("it has ended", || relay.vault().connections.is_empty().then_some(())).await;
     let _second = deployment.peer(&relay, 2, &[]).await;
+}
+
+#[tokio::test]
+async fn of_more_connections_than_an_agent_may_have_the_oldest_is_closed() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.connections_per_agent = 2).await;
+    let other = deployment.peer(&relay, 2, &[]).await;
+    let oldest = deployment.peer(&relay, 1, &["resume-code"]).await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    // It counts from its HELLO on.
+    let silent = deployment.dial(&relay, 1).await;
+    eventually("four are established", || (relay.vault().connections.len() == 4).then_some(())).await;
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 0);
+
+    let newest = deployment.peer(&relay, 1, &[]).await;
+    let (code, reason) = oldest.closed().await;
+    assert_eq!((code, reason.as_str()), (0x15, "more than 2 connections of one agent: the oldest is closed"));
+    eventually("it is gone", || (relay.vault().connections.len() == 4).then_some(())).await;
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 1);
+    let _pair = pair(&other, &provider, 1).await;
+    let _next = deployment.peer(&relay, 1, &[]).await;
+    assert_eq!(provider.closed().await.0, 0, "to an agent that knows no codes");
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 2);
+    for quic in [&newest.quic, &silent, &other.quic] {
+        assert!(quic.close_reason().is_none());
+    }
 }
 
 #[tokio::test]
@@ -87,7 +110,7 @@ async fn an_agent_that_does_not_read_its_control_stream_is_cut_off_and_its_neigh
     crate::harness::soon("it is cut off", shout).await;
     let (_, reason) = deaf.closed().await;
     assert!(reason.contains("not read"), "{reason}");
-    assert_eq!(hits(&relay, "control_queue"), 1);
+    assert_eq!(hits(&relay, Limit::ControlQueue), 1);
     assert!(neighbour.quic.close_reason().is_none());
 }
 

@@ -23,6 +23,7 @@ use crate::core::ids::Capability;
 use crate::core::policy::{Effect, P2pMode};
 use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
 use crate::core::ticket::TicketFacts;
+use crate::metrics::Limit;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
 use crate::relay::decision::{self, Asked, Question};
@@ -286,7 +287,7 @@ impl EntryState {
         let limit = if how == UNPROVEN { self.vault().config.now().limits.streams } else { usize::MAX };
         let admitted = self.vault().traffic.admit(limit);
         if admitted.is_none() {
-            self.vault().metrics.limit_hit("streams");
+            self.vault().metrics.limit_hit(Limit::Streams);
             return self.refuse_both(matched, Refusal::Limit);
         }
         let (Some(first), Some(second)) = (self.held.remove(&matched.first.id), self.held.remove(&matched.second.id))

@@ -17,6 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::core::ids::Capability;
 use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::metrics::Limit;
 use crate::net::framed::ControlReader;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
@@ -265,7 +266,7 @@ async fn accept(
         match connection.streams.take() {
             Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
             None => {
-                vault.metrics.limit_hit("streams_per_agent");
+                vault.metrics.limit_hit(Limit::StreamsPerAgent);
                 vault.metrics.open("limited", 0);
                 stream.set_drop_code(ResetCode::LIMIT.for_peer(codes));
             }

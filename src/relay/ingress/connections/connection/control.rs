@@ -20,7 +20,7 @@ use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, ServiceName, StreamId};
 use crate::core::reject::{Reject, RejectCode, ResetCode};
-use crate::metrics::OutcomeLabel;
+use crate::metrics::{Limit, OutcomeLabel};
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
 use crate::relay::registry::RegistryHandle;
@@ -135,6 +135,7 @@ impl ControlState {
                 self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
                 self.args.connection.greeted(features);
+                self.close_oldest();
                 self.args.vault.drain.tell(&self.args.connection);
                 None
             }
@@ -155,6 +156,15 @@ impl ControlState {
         self.args.connection.release_unsolicited();
         reader.consume();
         Ok(())
+    }
+
+    /// The newest wins: an agent that comes back leaves connections behind that nobody uses any more.
+    fn close_oldest(&self) {
+        let ControlArgs { vault, connection, .. } = &self.args;
+        let limit = vault.config.now().limits.connections_per_agent;
+        for _ in 0..vault.connections.close_oldest(&connection.agent, limit) {
+            vault.metrics.limit_hit(Limit::ConnectionsPerAgent);
+        }
     }
 
     /// May run twice for one frame, after a crash: everything in here can be done again.

@@ -27,6 +27,7 @@ use crate::core::reject::{Reject, RejectCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Origin, Refusal};
 use crate::directory::audit_log::record::Side;
+use crate::metrics::Limit;
 use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::net::stream_limit::StreamUse;
@@ -263,7 +264,7 @@ impl HandshakeState {
         let limit = vault.config.now().limits.streams;
         self.admitted = vault.traffic.admit(limit);
         self.admitted.is_none().then(|| {
-            vault.metrics.limit_hit("streams");
+            vault.metrics.limit_hit(Limit::Streams);
             Reject::new(RejectCode::Limit, format!("this relay carries at most {limit} streams"))
         })
     }
