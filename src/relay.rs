@@ -49,6 +49,7 @@ pub mod provider;
 pub mod refusal;
 pub mod registry;
 pub mod resume;
+pub mod serve_http;
 pub mod splices;
 pub mod tickets;
 pub mod tree;
