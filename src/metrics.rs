@@ -155,7 +155,7 @@ metrics! {
     audit_write_failures: Counter = Counter::default(), None;
     /// Actors that were started again, by kind.
     actor_restarts: Family<ActorLabel, Counter> = Family::default(), None;
-    /// Messages that wait for a singleton, by kind.
+    /// Messages that wait for an actor of which there is one, by kind.
     actor_mailbox: Family<ActorLabel, Gauge> = Family::default(), None;
     /// Refusals because a limit was reached, by limit: its key below `limits`, or with its section in front.
     limits_hit: Family<LimitLabel, Counter> = limits_not_hit(), None;

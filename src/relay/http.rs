@@ -21,6 +21,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::metrics::ActorLabel;
 use crate::relay::serve_http::{Bounds, serve};
+use crate::relay::tree;
 use crate::supervise::node::Node;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -119,7 +120,7 @@ fn measure(vault: &Vault, root: &Arc<Node>) {
     metrics.policy_rules.set(gauge(published.snapshot.len()));
     let age = published.at.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
     metrics.policy_snapshot_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-    for singleton in root.children() {
+    for singleton in tree::fixed(root) {
         let label = ActorLabel { actor: singleton.kind() };
         metrics.actor_mailbox.get_or_create(&label).set(gauge(singleton.mailbox()));
     }

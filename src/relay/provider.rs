@@ -48,6 +48,11 @@ pub async fn ask(
         Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream, stream_use),
         Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
         Ok(other) => unavailable(format!("it answered {}", other.name())),
-        Err(error) => unavailable(format!("it gave no answer: {error}")),
+        Err(error) => {
+            if error.is_too_large() {
+                vault.metrics.limit_hit(Limit::FrameMaxBytes);
+            }
+            unavailable(format!("it gave no answer: {error}"))
+        }
     }
 }

@@ -150,6 +150,9 @@ async fn arrive(
         }
         Err(error) => {
             vault.metrics.handshake(error.outcome());
+            if matches!(error, ArrivalError::TimedOut(_)) {
+                vault.metrics.limit_hit(Limit::TlsHandshake);
+            }
             let error = anyhow::Error::new(error);
             tracing::info!(%remote, error = format!("{error:#}"), "connection refused");
         }

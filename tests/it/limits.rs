@@ -6,7 +6,7 @@ use outrelay::metrics::Limit;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, drain, eventually, hits, pair, rejection, take};
+use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, drain, eventually, handshakes, hits, pair, rejection, take};
 
 async fn relay_with(deployment: &Deployment, set: impl Fn(&mut Limits)) -> Relay {
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
@@ -55,14 +55,49 @@ async fn one_stream_more_than_an_agent_may_have_is_reset_with_limit() {
 }
 
 #[tokio::test]
+async fn a_provider_that_has_as_many_streams_as_it_may_is_not_asked_for_one_more() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.streams_per_agent = 1).await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let other = deployment.peer(&relay, 3, &[]).await;
+    let held = pair(&consumer, &provider, 1).await;
+    let (code, reason) = rejection(&mut other.open("svc", 2).await).await;
+    assert_eq!((code, reason.contains("as many streams as it may")), (502, true), "{reason}");
+    assert_eq!(hits(&relay, Limit::StreamsPerAgent), 1);
+    drop(held);
+    eventually("it has ended", || (relay.vault().traffic.streams() == 0).then_some(())).await;
+    let _next = pair(&other, &provider, 3).await;
+}
+
+#[tokio::test]
+async fn where_many_are_half_open_an_address_must_prove_itself_and_beyond_the_limit_it_is_refused() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.half_open_handshakes = 2).await;
+    let counts = || ["retry", "refused", "established"].map(|outcome| handshakes(&relay, outcome));
+    let mut first = Peer::over(deployment.dial(&relay, 1).await, &agent(1)).await;
+    eventually("it is established", || (counts() == [0, 0, 1]).then_some(())).await;
+    // Its HELLO is not there yet, and one is an eighth of the limit, or more.
+    let _second = deployment.dial(&relay, 2).await;
+    eventually("it came again", || (counts() == [1, 0, 2]).then_some(())).await;
+    let third = deployment.ca.agent(&agent(3)).unwrap();
+    let refused = deployment.try_dial(&relay, &third).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert_eq!((counts(), hits(&relay, Limit::HalfOpenHandshakes)), ([2, 1, 2], 1));
+    first.hello(&[]).await;
+    let _third = deployment.peer(&relay, 3, &[]).await;
+}
+
+#[tokio::test]
 async fn one_connection_more_than_the_limit_is_refused_before_any_tls() {
     let deployment = Deployment::new();
     let relay = relay_with(&deployment, |limits| limits.connections = 1).await;
     let first = deployment.peer(&relay, 1, &[]).await;
-    let second = deployment.ca.agent(&crate::harness::agent(2)).unwrap();
+    let second = deployment.ca.agent(&agent(2)).unwrap();
     let refused = deployment.try_dial(&relay, &second).await.unwrap_err();
     assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
-    assert_eq!(hits(&relay, Limit::Connections), 1);
+    assert_eq!((hits(&relay, Limit::Connections), handshakes(&relay, "refused")), (1, 1));
     drop(first);
     eventually("it has ended", || relay.vault().connections.is_empty().then_some(())).await;
     let _second = deployment.peer(&relay, 2, &[]).await;
@@ -160,6 +195,7 @@ async fn streams_that_nobody_reads_do_not_starve_their_neighbours_and_the_longes
     let stopped = crate::harness::soon("the longest stalled is cut", sender).await.unwrap();
     assert_eq!(stopped, outrelay::net::stream::WriteEnd::Stopped(ResetCode::LIMIT));
     assert_eq!(drain(&mut unread.recv).await.1, End::Reset(ResetCode::LIMIT));
+    eventually("it is counted", || (hits(&relay, Limit::ConnectionWindowMax) > 0).then_some(())).await;
     provider.say(&outrelay::core::frame::Frame::Ping).await;
     while provider.hear().await != outrelay::core::frame::Frame::Pong {}
 }
@@ -184,7 +220,7 @@ async fn a_stream_flows_on_beside_many_that_nobody_reads_on_the_same_connection(
         tokio::spawn(async move { while down.send.write_all(&[0; 64 << 10]).await.is_ok() {} });
     }
     let all = relay.vault().connections.all();
-    let from = all.iter().find(|connection| connection.agent == crate::harness::agent(1)).unwrap();
+    let from = all.iter().find(|connection| connection.agent == agent(1)).unwrap();
     // What the consumer's own window takes is not stalled.
     eventually("they stall", || (from.window.stalled() >= 32).then_some(())).await;
     // Many times what is left for it: credit that is given back must be told to the provider.

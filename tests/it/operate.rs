@@ -77,7 +77,12 @@ async fn metrics_add_up() {
     assert_eq!(of("outrelay_traffic_bytes_total{direction=\"to_provider\"}"), 1000.0);
     assert_eq!(of("outrelay_decisions_total{side=\"caller\",decision=\"allow\"}"), 3.0);
     assert_eq!(of("outrelay_decisions_total{side=\"callee\",decision=\"allow\"}"), 2.0);
-    assert_eq!(of("outrelay_actor_mailbox{actor=\"registry\"}"), 0.0);
+    let many = ["splice", "entry", "connection", "control", "handshake"];
+    for (kind, _) in outrelay::relay::tree::KINDS {
+        let mailbox = m.get(&format!("outrelay_actor_mailbox{{actor=\"{kind}\"}}"));
+        assert_eq!(mailbox.is_some(), !many.contains(&kind), "{kind}");
+    }
+    assert_eq!(of("outrelay_limits_hit_total{limit=\"hello\"}"), 0.0);
     assert_eq!(of("outrelay_policy_rules"), 2.0);
 }
 

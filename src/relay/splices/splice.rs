@@ -24,6 +24,7 @@ use crate::core::ids::StreamId;
 use crate::core::policy::RelayMode;
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
+use crate::metrics::Limit;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
 use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode, WriteEnd};
 use crate::net::stream_limit::StreamUse;
@@ -210,6 +211,9 @@ impl Actor for Splice {
         };
         // A pump that panicked fails the splice: the other direction is reset with it.
         let end = end?;
+        if end == PumpEnd::Stalled {
+            state.vault.metrics.limit_hit(Limit::ConnectionWindowMax);
+        }
         match direction {
             Direction::Up => state.up.end = Some(end),
             Direction::Down => state.down.end = Some(end),

@@ -203,6 +203,7 @@ impl ConnectionState {
     fn on_hello_overdue(&self) {
         if self.args.connection.accepted().is_none() {
             let limit = self.args.vault.config.now().limits.hello;
+            self.args.vault.metrics.limit_hit(Limit::Hello);
             tracing::info!(agent = %self.args.connection.agent, ?limit, "no HELLO in time: closing");
             self.args.connection.close(ResetCode::PROTOCOL, &format!("no HELLO within {limit:?}"));
         }

@@ -114,7 +114,13 @@ impl Actor for ControlActor {
                 Ok(()) => return Ok(()),
                 Err(Violation(why)) => why,
             },
-            ControlMsg::ReaderEnded(end) => format!("control stream: {}", end?),
+            ControlMsg::ReaderEnded(end) => {
+                let end = end?;
+                if end.is_too_large() {
+                    state.args.vault.metrics.limit_hit(Limit::FrameMaxBytes);
+                }
+                format!("control stream: {end}")
+            }
         };
         // A connection that is closed already ends its control stream with it: nothing to say.
         if state.args.connection.quic.close_reason().is_none() {
