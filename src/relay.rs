@@ -121,14 +121,16 @@ impl Relay {
         endpoint.set_server_config(Some(server));
         let http = config.http.listen.map(bind_http).transpose()?;
         let metrics = Metrics::default();
+        let audit = AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms());
+        let audit = Arc::new(audit);
         let vault = Arc::new(Vault {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
             tickets: Tickets::new(keys),
-            connections: Connections::new(&metrics),
+            connections: Connections::new(&metrics, &audit),
+            audit,
             arrivals: Arrivals::default(),
             parking: Parking::default(),
             flights: Flights::default(),

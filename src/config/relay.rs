@@ -67,7 +67,7 @@ pub struct Directory {
     pub rules: Option<PathBuf>,
     /// Whether rules that change end the live streams that they do not allow any more.
     pub continuous: bool,
-    /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
+    /// The file to which every decision and refusal is appended as one JSON line. None: they are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
     /// The size at which the audit file is put away and a new one begun, in bytes; 0: never.

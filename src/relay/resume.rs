@@ -69,7 +69,10 @@ impl ResumeHandle {
         let Some(place) = connection.parked.take(limit) else {
             self.vault.metrics.limit_hit(Limit::ParkedPerAgent);
             self.vault.metrics.resume("limit");
-            tracing::info!(agent = %connection.agent, stream = %fields.stream_id, limit, "too many halves wait: reset");
+            let (agent, id) = (&connection.agent, fields.stream_id);
+            tracing::info!(%agent, stream = %id, limit, "too many halves wait: reset");
+            let why = format!("half reset: {limit} of the connection wait already");
+            decision::by_relay(&self.vault, agent, Asked::default(), id, Effect::Deny, &why);
             // Not for good: the agent is to send another.
             stream.set_drop_code(ResetCode::RESUMABLE.for_peer(connection.codes()));
             return;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::arrivals::Occupied;
+use super::audit::AuditQueue;
 use super::control_writer::{ControlSendError, ControlWriter};
 use super::places::{Place, Places};
 use super::routes::Routes;
@@ -74,6 +75,7 @@ pub struct AgentConnection {
     /// By when HELLO must have come.
     pub hello_deadline: Instant,
     control_queue_full: Counter,
+    audit: Arc<AuditQueue>,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
@@ -181,9 +183,21 @@ impl AgentConnection {
     }
 
     fn cut_off(&self) {
-        tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
-        self.control_queue_full.inc();
-        self.close(ResetCode::LIMIT, "control stream is not read");
+        if self.refuse(ResetCode::LIMIT, "control stream is not read") {
+            tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
+            self.control_queue_full.inc();
+        }
+    }
+
+    /// Closes the connection for what its agent does, or is, and tells the audit why. `false` if it was closed before.
+    pub fn refuse(&self, code: ResetCode, reason: &str) -> bool {
+        if self.quic.close_reason().is_some() {
+            return false;
+        }
+        let (tenant, agent) = (self.agent.tenant().as_str(), self.agent.as_str());
+        self.audit.refused(tenant, agent, format!("connection closed: {reason}"));
+        self.close(code, reason);
+        true
     }
 
     /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
@@ -244,6 +258,7 @@ struct Established {
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
+    audit: Arc<AuditQueue>,
     restarts: Family<ActorLabel, Counter>,
     established: Mutex<Established>,
     last_generation: AtomicU64,
@@ -251,10 +266,11 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet; what happens to them is counted in `metrics`.
+    /// None yet; what happens to them is counted in `metrics`, and those that are refused are told to `audit`.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, audit: &Arc<AuditQueue>) -> Self {
         Self {
+            audit: Arc::clone(audit),
             control_queue_full: metrics.limit(Limit::ControlQueue),
             restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
@@ -285,6 +301,7 @@ impl Connections {
             since: SystemTime::now(),
             hello_deadline,
             control_queue_full: self.control_queue_full.clone(),
+            audit: Arc::clone(&self.audit),
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),
@@ -342,7 +359,7 @@ impl Connections {
         let beyond = live.len().saturating_sub(limit);
         for connection in &live[..beyond] {
             tracing::warn!(%agent, generation = %connection.generation, limit, "too many connections: closing the oldest");
-            connection.close(ResetCode::LIMIT, &reason);
+            connection.refuse(ResetCode::LIMIT, &reason);
         }
         beyond
     }

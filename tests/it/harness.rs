@@ -161,6 +161,22 @@ pub fn handshakes(relay: &Relay, outcome: &'static str) -> u64 {
     relay.vault().metrics.handshakes.get_or_create(&OutcomeLabel { outcome }).get()
 }
 
+/// What relay `r1` itself has refused to `caller`, once one of the reasons begins with `reason`: that event of the audit.
+pub async fn audited(deployment: &Deployment, caller: &str, reason: &str) -> serde_json::Value {
+    let file = deployment.dir.path().join("r1-audit.jsonl");
+    eventually(&format!("{reason:?} is in the audit of {caller}"), || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let mut events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.find(|event| {
+            event["side"] == "relay"
+                && event["decision"] == "deny"
+                && event["caller"] == caller
+                && event["reason"].as_str().is_some_and(|why| why.starts_with(reason))
+        })
+    })
+    .await
+}
+
 pub fn agent(n: u8) -> AgentUri {
     agent_of("acme", n)
 }

@@ -6,7 +6,9 @@ use outrelay::metrics::Limit;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, drain, eventually, handshakes, hits, pair, rejection, take};
+use crate::harness::{
+    Deployment, OPEN_WORLD, Peer, agent, audited, drain, eventually, handshakes, hits, pair, rejection, take,
+};
 
 async fn relay_with(deployment: &Deployment, set: impl Fn(&mut Limits)) -> Relay {
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
@@ -146,6 +148,7 @@ async fn an_agent_that_does_not_read_its_control_stream_is_cut_off_and_its_neigh
     let (_, reason) = deaf.closed().await;
     assert!(reason.contains("not read"), "{reason}");
     assert_eq!(hits(&relay, Limit::ControlQueue), 1);
+    audited(&deployment, deaf.uri.as_str(), "connection closed: control stream is not read").await;
     assert!(neighbour.quic.close_reason().is_none());
 }
 
@@ -196,6 +199,9 @@ async fn streams_that_nobody_reads_do_not_starve_their_neighbours_and_the_longes
     assert_eq!(stopped, outrelay::net::stream::WriteEnd::Stopped(ResetCode::LIMIT));
     assert_eq!(drain(&mut unread.recv).await.1, End::Reset(ResetCode::LIMIT));
     eventually("it is counted", || (hits(&relay, Limit::ConnectionWindowMax) > 0).then_some(())).await;
+    let event =
+        audited(&deployment, consumer.uri.as_str(), "to the consumer: cut: the reader stalled for too long").await;
+    assert_eq!((&event["target"], &event["stream_id"]), (&"svc".into(), &"1".into()));
     provider.say(&outrelay::core::frame::Frame::Ping).await;
     while provider.hear().await != outrelay::core::frame::Frame::Pong {}
 }

@@ -23,6 +23,7 @@ use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::metrics::{Limit, OutcomeLabel};
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
+use crate::relay::refusal;
 use crate::relay::registry::RegistryHandle;
 use crate::relay::resume::{self, ResumeHandle};
 use crate::supervise::slot::Slot;
@@ -123,10 +124,9 @@ impl Actor for ControlActor {
             }
         };
         // A connection that is closed already ends its control stream with it: nothing to say.
-        if state.args.connection.quic.close_reason().is_none() {
+        if state.args.connection.refuse(ResetCode::PROTOCOL, &why) {
             state.args.vault.metrics.protocol_violations.inc();
-            tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
-            state.args.connection.close(ResetCode::PROTOCOL, &why);
+            tracing::info!(agent = %state.args.connection.agent, %why, "connection closed");
         }
         myself.stop(Some(why));
         Ok(())
@@ -265,6 +265,7 @@ impl ControlState {
             Err(reject) => {
                 self.count_registration("refused");
                 tracing::warn!(%agent, service = register.service_name, %reject, "REGISTER refused");
+                refusal::registration(&self.args.vault, agent, "REGISTER", &register.service_name, &reject);
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
         }
@@ -272,13 +273,18 @@ impl ControlState {
 
     async fn on_deregister(&self, deregister: orp::Deregister) -> Frame {
         let service_id = format!("{}/{}", self.args.connection.agent.tenant(), deregister.service_name);
-        match deregister.service_name.parse::<ServiceName>() {
-            Ok(service) => match self.args.registry.deregister(&self.args.connection, &service).await {
-                Ok(()) => Frame::RegisterAck(orp::RegisterAck { service_id }),
-                Err(error) => Frame::StreamReject(unavailable(&error).to_message(StreamId(0))),
-            },
-            Err(error) => {
-                let reject = Reject::new(RejectCode::BadRequest, error.to_string());
+        let outcome = match deregister.service_name.parse::<ServiceName>() {
+            Ok(service) => {
+                let answer = self.args.registry.deregister(&self.args.connection, &service).await;
+                answer.map_err(|error| unavailable(&error))
+            }
+            Err(error) => Err(Reject::new(RejectCode::BadRequest, error.to_string())),
+        };
+        match outcome {
+            Ok(()) => Frame::RegisterAck(orp::RegisterAck { service_id }),
+            Err(reject) => {
+                let agent = &self.args.connection.agent;
+                refusal::registration(&self.args.vault, agent, "DEREGISTER", &deregister.service_name, &reject);
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
         }
