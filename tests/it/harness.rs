@@ -177,6 +177,11 @@ pub async fn audited(deployment: &Deployment, caller: &str, reason: &str) -> ser
     .await
 }
 
+/// Rules by which everyone of `acme` may call everyone, in this way.
+pub fn asking_for(way: &str) -> String {
+    format!("{OPEN_WORLD}{way}\n")
+}
+
 pub fn agent(n: u8) -> AgentUri {
     agent_of("acme", n)
 }
