@@ -16,7 +16,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::limit::Limit;
 use crate::supervise::node::Node;
+
+mod limit;
 
 /// Upper bounds of the open latency's buckets, in seconds: a local open takes well under a millisecond, the deadline
 /// of a whole open is 15 s by default.
@@ -66,8 +69,17 @@ pub struct ActorLabel {
 /// A limit of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabel {
-    /// The key below `limits`.
-    pub limit: &'static str,
+    /// Written as its key: the one below `limits`, or `section.key` of another section.
+    pub limit: Limit,
+}
+
+/// From the start each limit has its counter: whoever looks for an increase sees the first refusal, too.
+fn limits_not_hit() -> Family<LimitLabel, Counter> {
+    let limits = Family::default();
+    for limit in Limit::ALL {
+        drop(limits.get_or_create(&LimitLabel { limit: *limit }));
+    }
+    limits
 }
 
 macro_rules! metrics {
@@ -143,10 +155,10 @@ metrics! {
     audit_write_failures: Counter = Counter::default(), None;
     /// Actors that were started again, by kind.
     actor_restarts: Family<ActorLabel, Counter> = Family::default(), None;
-    /// Messages that wait for a singleton, by kind.
+    /// Messages that wait for an actor of which there is one, by kind.
     actor_mailbox: Family<ActorLabel, Gauge> = Family::default(), None;
-    /// Refusals because a limit was reached, by limit.
-    limits_hit: Family<LimitLabel, Counter> = Family::default(), None;
+    /// Refusals because a limit was reached, by limit: its key below `limits`, or with its section in front.
+    limits_hit: Family<LimitLabel, Counter> = limits_not_hit(), None;
     /// Whether the relay is draining.
     draining: Gauge = Gauge::default(), None;
 }
@@ -183,8 +195,8 @@ impl Metrics {
         self.resumes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// A limit was reached; `limit` is its key below `limits`.
-    pub fn limit_hit(&self, limit: &'static str) {
+    /// Something was refused because this limit was reached.
+    pub fn limit_hit(&self, limit: Limit) {
         self.limits_hit.get_or_create(&LimitLabel { limit }).inc();
     }
 
@@ -195,7 +207,7 @@ impl Metrics {
 
     /// The counter of one limit, for what outlives a look at the whole.
     #[must_use]
-    pub fn limit(&self, limit: &'static str) -> Counter {
+    pub fn limit(&self, limit: Limit) -> Counter {
         self.limits_hit.get_or_create_owned(&LimitLabel { limit })
     }
 }
@@ -225,6 +237,7 @@ mod tests {
             "outrelay_connections_opened_total 1",
             "outrelay_opens_total{outcome=\"rejected\",code=\"404\"} 1",
             "outrelay_open_latency_seconds_bucket{le=\"0.0025\"} 1",
+            "outrelay_limits_hit_total{limit=\"quic.connection_window_max_bytes\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

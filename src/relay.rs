@@ -49,6 +49,7 @@ pub mod provider;
 pub mod refusal;
 pub mod registry;
 pub mod resume;
+pub mod serve_http;
 pub mod splices;
 pub mod tickets;
 pub mod tree;
@@ -119,14 +120,16 @@ impl Relay {
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         let http = config.http.listen.map(bind_http).transpose()?;
         let metrics = Metrics::default();
+        let audit = AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms());
+        let audit = Arc::new(audit);
         let vault = Arc::new(Vault {
             relay,
             endpoint,
             policy: PolicyStore::default(),
-            audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             streams: StreamIndex::default(),
             tickets: Tickets::new(keys),
-            connections: Connections::new(&metrics),
+            connections: Connections::new(&metrics, &audit),
+            audit,
             arrivals: Arrivals::default(),
             parking: Parking::default(),
             flights: Flights::default(),

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`settings`] | the configuration in use | who reloads it |
 //! | [`policy`] | the published rules | the policy actor |
-//! | [`audit`] | decisions not recorded yet, bounded | handshakes push, the audit actor takes |
+//! | [`audit`] | decisions and refusals not recorded yet, bounded | whoever decides or refuses pushes, the audit actor takes |
 //! | [`streams`] | (tenant, stream id) → who may act on it | handshakes reserve, splices hold |
 //! | [`connections`] | established agent connections, with their control stream | arrivals add, connections remove |
 //! | [`arrivals`] | TLS handshakes in progress, bounded | the listener adds |
@@ -21,6 +21,7 @@
 //! | [`control_writer`] | the queue and task that write one control stream, whole frames only | everyone sends |
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::core::identity::RelayUri;
 use crate::metrics::Metrics;
@@ -51,7 +52,7 @@ pub struct Vault {
     /// The published rules.
     pub policy: policy::PolicyStore,
     /// Decisions not recorded yet.
-    pub audit: audit::AuditQueue,
+    pub audit: Arc<audit::AuditQueue>,
     /// Who may act on which stream.
     pub streams: streams::StreamIndex,
     /// The fleet's keys, and tickets under them.

@@ -200,7 +200,7 @@ impl<'a> Answer<'a> {
             && caller.as_ref().is_none_or(|caller| caller.matches(&event.caller))
             && target.as_ref().is_none_or(|target| target.matches(&event.target))
             && decision.is_none_or(|decision| decision == event.decision)
-            && stream.is_none_or(|stream| StreamId(stream) == event.stream_id)
+            && stream.is_none_or(|stream| Some(StreamId(stream)) == event.stream_id)
     }
 
     fn hold(&mut self, hit: Hit, out: &mut impl Write) -> io::Result<()> {

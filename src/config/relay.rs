@@ -71,7 +71,7 @@ pub struct Directory {
     /// relay does not know. Zero: for ever.
     #[serde(with = "humantime_serde")]
     pub max_staleness: Duration,
-    /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
+    /// The file to which every decision and refusal is appended as one JSON line. None: they are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
     /// The size at which the audit file is put away and a new one begun, in bytes; 0: never.
@@ -218,19 +218,21 @@ pub struct Limits {
     pub half_open_handshakes: usize,
     /// Connections in all.
     pub connections: usize,
-    /// Streams of one agent, as consumer and provider together.
+    /// Connections of one agent, which all show its certificate; the oldest beyond is closed.
+    pub connections_per_agent: usize,
+    /// Streams of one connection of an agent, as consumer and provider together.
     pub streams_per_agent: usize,
     /// Streams in all.
     pub streams: usize,
-    /// Halves of streams of one agent that wait for their partner.
+    /// Halves of streams of one connection of an agent that wait for their partner.
     pub parked_per_agent: usize,
-    /// Services that one agent may register.
+    /// Services that an agent may register on one connection.
     pub services_per_agent: usize,
     /// Payload of one frame, in bytes; longer ones end what they came on (wire.md §2).
     pub frame_max_bytes: u32,
     /// Decisions that wait for the audit.
     pub audit_queue: usize,
-    /// Frames that wait for one agent's control stream.
+    /// Frames that wait for the control stream of one connection.
     pub control_queue: usize,
 }
 
@@ -268,6 +270,7 @@ impl Default for Limits {
             certificate_grace: Duration::ZERO,
             half_open_handshakes: 512,
             connections: 20_000,
+            connections_per_agent: 8,
             streams_per_agent: 8_192,
             streams: 100_000,
             parked_per_agent: 8_192,
@@ -385,6 +388,7 @@ impl Limits {
         found.extend(out_of_range(&[
             ("limits.half_open_handshakes", self.half_open_handshakes, COUNT_MAX),
             ("limits.connections", self.connections, COUNT_MAX),
+            ("limits.connections_per_agent", self.connections_per_agent, COUNT_MAX),
             ("limits.streams_per_agent", self.streams_per_agent, COUNT_MAX),
             ("limits.streams", self.streams, COUNT_MAX),
             ("limits.parked_per_agent", self.parked_per_agent, COUNT_MAX),

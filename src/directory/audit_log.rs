@@ -203,7 +203,7 @@ mod tests {
             decision: Effect::Deny,
             rule: None,
             reason: "no rule\nmatches".into(),
-            stream_id: StreamId(stream_id),
+            stream_id: Some(StreamId(stream_id)),
         }
     }
 

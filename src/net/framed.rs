@@ -48,6 +48,12 @@ pub enum FrameReadError {
 }
 
 impl FrameReadError {
+    /// Whether it was one that is longer than the limit.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Frame(FrameError::TooLarge { .. }))
+    }
+
     /// How the stream ended, if it did so *between* two frames.
     #[must_use]
     pub fn end_between_frames(&self) -> Option<End> {

@@ -226,9 +226,10 @@ impl CredentialsState {
             let since = self.invalid.get(&connection.generation).copied().unwrap_or(now);
             let left = grace.saturating_sub(now - since);
             if left.is_zero() {
-                tracing::warn!(agent = %connection.agent, %why, "certificate is no longer valid: closing");
-                self.vault.metrics.connections_invalid.inc();
-                connection.close(ResetCode::DENIED, &format!("certificate is no longer valid: {why}"));
+                if connection.refuse(ResetCode::DENIED, &format!("certificate is no longer valid: {why}")) {
+                    tracing::warn!(agent = %connection.agent, %why, "certificate is no longer valid: closed");
+                    self.vault.metrics.connections_invalid.inc();
+                }
             } else {
                 invalid.insert(connection.generation, since);
                 next = next.min(left);

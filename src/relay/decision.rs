@@ -68,7 +68,7 @@ impl<'a> Question<'a> {
             decision: verdict.effect,
             rule: verdict.rule.clone(),
             reason: verdict.reason.as_ref().into(),
-            stream_id: self.stream_id,
+            stream_id: Some(self.stream_id),
         });
         let label = DecisionLabel { side: self.side.name(), decision: verdict.effect.name() };
         vault.metrics.decisions.get_or_create(&label).inc();
@@ -151,8 +151,15 @@ pub struct Asked<'a> {
     pub method: &'a str,
 }
 
-/// Audits what the relay itself lets pass or refuses.
-pub fn by_relay(vault: &Vault, caller: &AgentUri, asked: Asked<'_>, id: StreamId, decision: Effect, reason: &str) {
+/// Audits what the relay itself lets pass or refuses; `id` is none where the stream is not known.
+pub fn by_relay(
+    vault: &Vault,
+    caller: &AgentUri,
+    asked: Asked<'_>,
+    id: impl Into<Option<StreamId>>,
+    decision: Effect,
+    reason: &str,
+) {
     vault.audit.push(AuditEvent {
         ts_unix_ms: now_unix_ms(),
         tenant: caller.tenant().as_str().into(),
@@ -163,6 +170,6 @@ pub fn by_relay(vault: &Vault, caller: &AgentUri, asked: Asked<'_>, id: StreamId
         decision,
         rule: None,
         reason: reason.into(),
-        stream_id: id,
+        stream_id: id.into(),
     });
 }

@@ -8,6 +8,7 @@
 //! | Restart | permanent, over the same socket |
 //! | Lost on crash | the requests in progress |
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,8 @@ use axum::routing::get;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::metrics::ActorLabel;
+use crate::relay::serve_http::{Bounds, serve};
+use crate::relay::tree;
 use crate::supervise::node::Node;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -30,8 +33,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Messages of the HTTP actor.
 #[derive(Debug)]
 pub enum HttpMsg {
-    /// The serving task ended, which it does only when the socket is unusable.
-    ServerEnded(Result<std::io::Result<()>, Panicked>),
+    /// The serving task ended, which it does only by a panic.
+    ServerEnded(Result<Infallible, Panicked>),
 }
 
 /// What the HTTP actor is started with.
@@ -64,18 +67,17 @@ impl Actor for Http {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .with_state(Scope { vault: args.vault, root: args.root });
-        let serve = async move { axum::serve(listener, app).await };
+        let serve = serve(listener, app, Bounds::default());
         Ok(Some(task::owned(&args.slot, serve, HttpMsg::ServerEnded)))
     }
 
     async fn handle(
         &self,
         _myself: ActorRef<HttpMsg>,
-        HttpMsg::ServerEnded(why): HttpMsg,
+        HttpMsg::ServerEnded(end): HttpMsg,
         _server: &mut Option<Owned>,
     ) -> Result<(), ActorProcessingErr> {
-        why??;
-        Err("the HTTP server ended".into())
+        match end? {}
     }
 }
 
@@ -118,7 +120,7 @@ fn measure(vault: &Vault, root: &Arc<Node>) {
     metrics.policy_rules.set(gauge(published.snapshot.len()));
     let age = published.at.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
     metrics.policy_snapshot_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-    for singleton in root.children() {
+    for singleton in tree::fixed(root) {
         let label = ActorLabel { actor: singleton.kind() };
         metrics.actor_mailbox.get_or_create(&label).set(gauge(singleton.mailbox()));
     }

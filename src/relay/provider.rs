@@ -2,6 +2,7 @@
 
 use crate::core::frame::Frame;
 use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::metrics::Limit;
 use crate::net::framed::{read_frame, write_frame};
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
@@ -31,7 +32,7 @@ pub async fn ask(
 ) -> ProviderAnswer {
     let unavailable = |why: String| ProviderAnswer::Unavailable(why);
     let Some(stream_use) = provider.streams.take() else {
-        vault.metrics.limit_hit("streams_per_agent");
+        vault.metrics.limit_hit(Limit::StreamsPerAgent);
         return unavailable("it has as many streams as it may".to_owned());
     };
     let (send, recv) = match provider.quic.open_bi().await {
@@ -47,6 +48,11 @@ pub async fn ask(
         Ok(Frame::StreamAccept) => ProviderAnswer::Accepted(stream, stream_use),
         Ok(Frame::StreamReject(reject)) => ProviderAnswer::Rejected(reject),
         Ok(other) => unavailable(format!("it answered {}", other.name())),
-        Err(error) => unavailable(format!("it gave no answer: {error}")),
+        Err(error) => {
+            if error.is_too_large() {
+                vault.metrics.limit_hit(Limit::FrameMaxBytes);
+            }
+            unavailable(format!("it gave no answer: {error}"))
+        }
     }
 }

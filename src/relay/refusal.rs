@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::core::frame::Frame;
+use crate::core::identity::AgentUri;
 use crate::core::ids::{Capability, StreamId};
 use crate::core::open::METHOD_MAX_BYTES;
 use crate::core::policy::Effect;
@@ -34,6 +35,12 @@ pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream
     if connection.names(Capability::RejectCtrl) && asked.stream_id != 0 {
         connection.send_control(&Frame::StreamReject(reject.to_message(StreamId(asked.stream_id))));
     }
+}
+
+/// Audits that a REGISTER or DEREGISTER was refused.
+pub fn registration(vault: &Vault, agent: &AgentUri, frame: &str, service: &str, reject: &Reject) {
+    let asked = Asked { target: shortened(service), method: "" };
+    decision::by_relay(vault, agent, asked, None, Effect::Deny, &format!("{frame}: {reject}"));
 }
 
 /// A refused open may say anything: no more of it is kept than of one that is served.

@@ -12,11 +12,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::core::identity::Tenant;
 use crate::core::ids::ServiceName;
 use crate::core::reject::{Reject, RejectCode};
+use crate::metrics::Limit;
 use crate::supervise::slot::{CallError, Slot};
 use crate::vault::Vault;
 use crate::vault::connections::{AgentConnection, Registration};
@@ -62,13 +64,15 @@ pub enum RegistryMsg {
 pub struct RegistryHandle {
     slot: Slot<RegistryMsg>,
     timeout: Duration,
+    overdue: Counter,
 }
 
 impl RegistryHandle {
-    /// An address for a registry that is not started yet; its calls wait for `timeout`, restarts included.
+    /// An address for a registry that is not started yet; its calls wait for `timeout`, restarts included. Those in vain are counted
+    /// in `overdue`.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
-        Self { slot: Slot::new("registry", ""), timeout }
+    pub fn new(timeout: Duration, overdue: Counter) -> Self {
+        Self { slot: Slot::new("registry", ""), timeout, overdue }
     }
 
     /// The registry's address.
@@ -93,7 +97,7 @@ impl RegistryHandle {
             local_addr: local_addr.to_owned(),
             reply,
         };
-        self.slot.call(ask, self.timeout).await
+        self.call(ask).await
     }
 
     /// Forgets a service.
@@ -103,7 +107,7 @@ impl RegistryHandle {
     pub async fn deregister(&self, connection: &Arc<AgentConnection>, service: &ServiceName) -> Result<(), CallError> {
         let ask =
             |reply| RegistryMsg::Deregister { connection: Arc::clone(connection), service: service.clone(), reply };
-        self.slot.call(ask, self.timeout).await
+        self.call(ask).await
     }
 
     /// Who serves `service` in `tenant`, the most recently registered first.
@@ -116,7 +120,15 @@ impl RegistryHandle {
         service: &ServiceName,
     ) -> Result<Vec<Arc<AgentConnection>>, CallError> {
         let ask = |reply| RegistryMsg::Resolve { tenant: tenant.clone(), service: service.clone(), reply };
-        self.slot.call(ask, self.timeout).await
+        self.call(ask).await
+    }
+
+    async fn call<T: Send + 'static>(&self, ask: impl Fn(RpcReplyPort<T>) -> RegistryMsg) -> Result<T, CallError> {
+        let answer = self.slot.call(ask, self.timeout).await;
+        if matches!(answer, Err(CallError::TimedOut)) {
+            self.overdue.inc();
+        }
+        answer
     }
 
     /// That connection ended. A registry between two lives rebuilds itself without it.
@@ -215,7 +227,7 @@ impl RegistryState {
         let order = self.vault.connections.next_registration();
         let limit = self.vault.config.now().limits.services_per_agent;
         if !connection.register(service.clone(), Registration { order, local_addr }, limit) {
-            self.vault.metrics.limit_hit("services_per_agent");
+            self.vault.metrics.limit_hit(Limit::ServicesPerAgent);
             let reason = format!("at most {limit} services for one agent");
             return Err(Reject { code: RejectCode::Limit, reason });
         }

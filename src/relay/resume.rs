@@ -13,6 +13,7 @@ use crate::core::reject::{CodeAgreement, RejectCode, ResetCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Echo, Half, Named, Origin, Refusal, Unproven};
 use crate::core::ticket::TicketFacts;
+use crate::metrics::Limit;
 use crate::net::stream::BiStream;
 use crate::proto::orp;
 use crate::relay::decision::{self, Asked};
@@ -66,9 +67,12 @@ impl ResumeHandle {
         let Fresh { mut stream, stream_use, .. } = fresh;
         let limit = self.vault.config.now().limits.parked_per_agent;
         let Some(place) = connection.parked.take(limit) else {
-            self.vault.metrics.limit_hit("parked_per_agent");
+            self.vault.metrics.limit_hit(Limit::ParkedPerAgent);
             self.vault.metrics.resume("limit");
-            tracing::info!(agent = %connection.agent, stream = %fields.stream_id, limit, "too many halves wait: reset");
+            let (agent, id) = (&connection.agent, fields.stream_id);
+            tracing::info!(%agent, stream = %id, limit, "too many halves wait: reset");
+            let why = format!("half reset: {limit} of the connection wait already");
+            decision::by_relay(&self.vault, agent, Asked::default(), id, Effect::Deny, &why);
             // Not for good: the agent is to send another.
             stream.set_drop_code(ResetCode::RESUMABLE.for_peer(connection.codes()));
             return;

@@ -17,8 +17,10 @@ use super::policy::{Policy, PolicyArgs, PolicyMsg};
 use super::registry::{Registry, RegistryArgs, RegistryHandle};
 use super::resume::ResumeHandle;
 use super::splices::SplicesHandle;
+use crate::metrics::Limit;
 use crate::supervise::dynamic::{Dynamic, DynamicArgs, DynamicHandle};
 use crate::supervise::intensity::Limits;
+use crate::supervise::node::Node;
 use crate::supervise::one_for_one::{OneForOne, OneForOneArgs, OneForOneMsg};
 use crate::supervise::slot::Slot;
 use crate::supervise::spec::{ChildSpec, Restart};
@@ -57,7 +59,8 @@ const INGRESS: Duration = Duration::from_millis(3_500);
 /// The root with everything below it.
 #[must_use]
 pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
-    let registry = RegistryHandle::new(vault.config.now().limits.registry_call);
+    let registry =
+        RegistryHandle::new(vault.config.now().limits.registry_call, vault.metrics.limit(Limit::RegistryCall));
     let splices = SplicesHandle::default();
     let resume = ResumeHandle::new(Arc::clone(vault), splices.clone());
     let connections = ConnectionsHandle::new(Arc::clone(vault), registry.clone(), splices.clone(), resume.clone());
@@ -75,6 +78,14 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
     ];
     children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
     OneForOneArgs { slot: root, children, limits: ROOT }
+}
+
+/// The actors that are there for as long as the relay is: the root, its children, and those of ingress.
+#[must_use]
+pub fn fixed(root: &Arc<Node>) -> Vec<Arc<Node>> {
+    let children = root.children();
+    let of_ingress = children.iter().filter(|child| child.kind() == "ingress").flat_map(|ingress| ingress.children());
+    std::iter::once(Arc::clone(root)).chain(of_ingress).chain(children.iter().cloned()).collect()
 }
 
 fn audit(vault: &Arc<Vault>) -> ChildSpec {

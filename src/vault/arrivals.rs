@@ -11,6 +11,7 @@ use super::Vault;
 use super::connections::AgentConnection;
 use super::places::{Place, Places};
 use crate::core::identity::{AgentUri, Identity};
+use crate::metrics::Limit;
 use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
 use crate::net::tls::peer_identity;
@@ -22,8 +23,12 @@ enum ArrivalError {
     Tls(#[source] quinn::ConnectionError),
     #[error("TLS handshake took longer than {0:?}")]
     TimedOut(Duration),
-    #[error("{0}")]
-    Identity(String),
+    #[error("{why}")]
+    Identity {
+        /// What its certificate names, if it is something.
+        who: String,
+        why: String,
+    },
 }
 
 impl ArrivalError {
@@ -31,7 +36,7 @@ impl ArrivalError {
         match self {
             Self::Tls(_) => "tls",
             Self::TimedOut(_) => "timed_out",
-            Self::Identity(_) => "identity",
+            Self::Identity { .. } => "identity",
         }
     }
 }
@@ -96,11 +101,11 @@ impl Arrivals {
         }
         let config = vault.config.now();
         let Some(half_open) = self.half_open.take(config.limits.half_open_handshakes) else {
-            vault.metrics.limit_hit("half_open_handshakes");
+            vault.metrics.limit_hit(Limit::HalfOpenHandshakes);
             return Err("too many half-open connections");
         };
         let Some(place) = self.connections.take(config.limits.connections) else {
-            vault.metrics.limit_hit("connections");
+            vault.metrics.limit_hit(Limit::Connections);
             return Err("too many connections");
         };
         Ok(Occupied { place, half_open })
@@ -149,6 +154,14 @@ async fn arrive(
         }
         Err(error) => {
             vault.metrics.handshake(error.outcome());
+            match &error {
+                ArrivalError::TimedOut(_) => vault.metrics.limit_hit(Limit::TlsHandshake),
+                // Of those who have not proven a certificate there may be any number: they are counted only.
+                ArrivalError::Identity { who, why } => {
+                    vault.audit.refused("", who, format!("connection from {remote} refused: {why}"));
+                }
+                ArrivalError::Tls(_) => {}
+            }
             let error = anyhow::Error::new(error);
             tracing::info!(%remote, error = format!("{error:#}"), "connection refused");
         }
@@ -165,11 +178,11 @@ async fn handshake(
         Ok(Err(error)) => return Err(ArrivalError::Tls(error)),
         Err(_elapsed) => return Err(ArrivalError::TimedOut(deadline)),
     };
-    let refusal = match peer_identity(&quic) {
+    let (who, why) = match peer_identity(&quic) {
         Ok(Identity::Agent(agent)) => return Ok((quic, agent)),
-        Ok(Identity::Relay(relay)) => format!("{relay} is a relay: this relay serves agents"),
-        Err(error) => error.to_string(),
+        Ok(Identity::Relay(relay)) => (relay.to_string(), format!("{relay} is a relay: this relay serves agents")),
+        Err(error) => (String::new(), error.to_string()),
     };
-    quic.close(0_u32.into(), refusal.as_bytes());
-    Err(ArrivalError::Identity(refusal))
+    quic.close(0_u32.into(), why.as_bytes());
+    Err(ArrivalError::Identity { who, why })
 }

@@ -1,4 +1,4 @@
-//! Decisions that are not recorded yet: a bounded queue that outlives the actor which empties it. Here they get their numbers.
+//! Decisions and refusals that are not recorded yet: a bounded queue that outlives the actor which empties it. Here they get their numbers.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
-use crate::directory::audit_log::record::{AuditEvent, Dropped, Numbered, Record};
+use crate::clock::now_unix_ms;
+use crate::core::policy::Effect;
+use crate::directory::audit_log::record::{AuditEvent, Dropped, Numbered, Record, Side};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -66,6 +68,22 @@ impl AuditQueue {
         state.waiting.push_back(Record::Event(Numbered { run: self.run, seq, event }));
         drop(state);
         self.arrived.notify_one();
+    }
+
+    /// Queues that the relay itself refused something to `caller`, a peer of `tenant`, that is about no stream.
+    pub fn refused(&self, tenant: &str, caller: &str, reason: String) {
+        self.push(AuditEvent {
+            ts_unix_ms: now_unix_ms(),
+            tenant: tenant.into(),
+            side: Side::Relay,
+            caller: caller.into(),
+            target: "".into(),
+            method: "".into(),
+            decision: Effect::Deny,
+            rule: None,
+            reason: reason.into(),
+            stream_id: None,
+        });
     }
 
     /// Waits until something is queued; copies at most `limit` of the oldest records, which stay queued.
@@ -138,9 +156,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::core::ids::StreamId;
-    use crate::core::policy::Effect;
     use crate::directory::audit_log::AuditLog;
-    use crate::directory::audit_log::record::Side;
     use crate::directory::audit_log::rotation::Rotation;
 
     fn event(ts_unix_ms: i64) -> AuditEvent {
@@ -154,7 +170,7 @@ mod tests {
             decision: Effect::Allow,
             rule: None,
             reason: "".into(),
-            stream_id: StreamId(1),
+            stream_id: Some(StreamId(1)),
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::arrivals::Occupied;
+use super::audit::AuditQueue;
 use super::control_writer::{ControlSendError, ControlWriter};
 use super::places::{Place, Places};
 use super::routes::Routes;
@@ -24,7 +25,7 @@ use crate::core::frame::Frame;
 use crate::core::identity::AgentUri;
 use crate::core::ids::{Capabilities, Capability, Generation, ServiceName};
 use crate::core::reject::{CodeAgreement, ResetCode};
-use crate::metrics::{ActorLabel, Metrics, count_restarts};
+use crate::metrics::{ActorLabel, Limit, Metrics, count_restarts};
 use crate::net::framed::ControlReader;
 use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
@@ -74,6 +75,7 @@ pub struct AgentConnection {
     /// By when HELLO must have come.
     pub hello_deadline: Instant,
     control_queue_full: Counter,
+    audit: Arc<AuditQueue>,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
@@ -181,9 +183,21 @@ impl AgentConnection {
     }
 
     fn cut_off(&self) {
-        tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
-        self.control_queue_full.inc();
-        self.close(ResetCode::LIMIT, "control stream is not read");
+        if self.refuse(ResetCode::LIMIT, "control stream is not read") {
+            tracing::warn!(agent = %self.agent, generation = %self.generation, "control queue is full: closing");
+            self.control_queue_full.inc();
+        }
+    }
+
+    /// Closes the connection for what its agent does, or is, and tells the audit why. `false` if it was closed before.
+    pub fn refuse(&self, code: ResetCode, reason: &str) -> bool {
+        if self.quic.close_reason().is_some() {
+            return false;
+        }
+        let (tenant, agent) = (self.agent.tenant().as_str(), self.agent.as_str());
+        self.audit.refused(tenant, agent, format!("connection closed: {reason}"));
+        self.close(code, reason);
+        true
     }
 
     /// Closes the connection. The code is sent only to an agent that knows reset codes, else 0 (wire.md §9).
@@ -244,6 +258,7 @@ struct Established {
 #[derive(Debug)]
 pub struct Connections {
     control_queue_full: Counter,
+    audit: Arc<AuditQueue>,
     restarts: Family<ActorLabel, Counter>,
     established: Mutex<Established>,
     last_generation: AtomicU64,
@@ -251,11 +266,12 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet; what happens to them is counted in `metrics`.
+    /// None yet; what happens to them is counted in `metrics`, and those that are refused are told to `audit`.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, audit: &Arc<AuditQueue>) -> Self {
         Self {
-            control_queue_full: metrics.limit("control_queue"),
+            audit: Arc::clone(audit),
+            control_queue_full: metrics.limit(Limit::ControlQueue),
             restarts: metrics.actor_restarts.clone(),
             established: Mutex::default(),
             last_generation: AtomicU64::new(0),
@@ -285,6 +301,7 @@ impl Connections {
             since: SystemTime::now(),
             hello_deadline,
             control_queue_full: self.control_queue_full.clone(),
+            audit: Arc::clone(&self.audit),
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
             services: Mutex::default(),
@@ -328,6 +345,23 @@ impl Connections {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<AgentConnection>> {
         self.lock().by_generation.values().cloned().collect()
+    }
+
+    /// Closes the oldest connections of an agent while it has more than `limit` on which HELLO was answered; how many that were.
+    pub fn close_oldest(&self, agent: &AgentUri, limit: usize) -> usize {
+        let reason = format!("more than {limit} connections of one agent: the oldest is closed");
+        let established = self.lock();
+        let of_agent = established.by_agent.get(agent).into_iter().flatten();
+        let live: Vec<_> = of_agent
+            .filter_map(|generation| established.by_generation.get(generation))
+            .filter(|connection| connection.accepted().is_some() && connection.quic.close_reason().is_none())
+            .collect();
+        let beyond = live.len().saturating_sub(limit);
+        for connection in &live[..beyond] {
+            tracing::warn!(%agent, generation = %connection.generation, limit, "too many connections: closing the oldest");
+            connection.refuse(ResetCode::LIMIT, &reason);
+        }
+        beyond
     }
 
     /// The newest connection of an agent on which HELLO was answered: on others it hears nothing yet.

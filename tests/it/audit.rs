@@ -4,10 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use outrelay::core::frame::Frame;
+use outrelay::net::framed::write_frame;
+use outrelay::proto::orp;
 use outrelay::relay::Relay;
 use serde_json::Value;
 
-use crate::harness::{Deployment, eventually, rejection};
+use crate::harness::{Deployment, agent, audited, drain, eventually, handshakes, rejection};
 
 /// What the program says about `file`, a value a line.
 fn query(file: &Path, flags: &[&str]) -> Vec<Value> {
@@ -60,6 +63,77 @@ async fn a_relay_whose_audit_cannot_be_rotated_goes_on_and_then_writes_every_dec
     assert!(lines.iter().all(|line| line["run"] == lines[0]["run"] && line["run"].as_i64() > Some(0)));
     assert!(std::fs::metadata(rotated(1)).unwrap().len() > 0, "it was rotated");
     assert_eq!(query(&file, &["--stream", "21"]).len(), 2);
+}
+
+#[tokio::test]
+async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.limits.hello = Duration::from_secs(2);
+    config.limits.services_per_agent = 1;
+    config.limits.streams_per_agent = 2;
+    config.limits.parked_per_agent = 1;
+    config.limits.connections_per_agent = 1;
+    let relay = Relay::start(config).await.unwrap();
+
+    // Who has no certificate of the deployment is no more than counted.
+    let foreign = outrelay::pki::Ca::generate().unwrap().agent(&agent(9)).unwrap();
+    let unheard = deployment.try_dial(&relay, &foreign).await;
+    eventually("it is counted", || (handshakes(&relay, "tls") == 1).then_some(())).await;
+    let stranger = outrelay::core::identity::RelayUri::new(&"acme".parse().unwrap(), &"r9".parse().unwrap());
+    let of_stranger = deployment.ca.relay(&stranger, &[]).unwrap();
+    let turned_away = deployment.try_dial(&relay, &of_stranger).await;
+    let silent = deployment.dial(&relay, 3).await;
+    let mut twice = deployment.peer(&relay, 2, &[]).await;
+    let hello = orp::Hello { protocol_version: "orp/1".into(), agent_uri: twice.uri.to_string(), capabilities: vec![] };
+    twice.say(&Frame::Hello(hello)).await;
+
+    let mut peer = deployment.peer(&relay, 1, &["resume-code", "deregister"]).await;
+    peer.register("svc").await;
+    peer.register("one-too-many").await;
+    peer.register("two words").await;
+    peer.say(&Frame::Deregister(orp::Deregister { service_name: "no name".into() })).await;
+    peer.hear().await;
+    let resume = |stream_id| Frame::StreamResume(orp::StreamResume { stream_id, ..Default::default() });
+    let mut halves = Vec::new();
+    for id in [7, 8] {
+        let mut half = peer.fresh().await;
+        write_frame(&mut half.send, &resume(id)).await.unwrap();
+        halves.push(half);
+        eventually("it waits", || (relay.vault().parking.len() == 1).then_some(())).await;
+    }
+    drain(&mut halves[1].recv).await;
+    // One more beside the half that waits; a third has no place.
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = peer.fresh().await;
+        stream.send.write_all(&[0x20]).await.unwrap();
+        streams.push(stream);
+    }
+    drain(&mut streams[1].recv).await;
+    let _newer = deployment.peer(&relay, 1, &[]).await;
+
+    let uri = |n| agent(n).to_string();
+    for (caller, reason, target, stream) in [
+        (stranger.to_string(), "connection from 127.0.0.1", "", ""),
+        (uri(3), "connection closed: no HELLO within 2s", "", ""),
+        (uri(2), "connection closed: HELLO was sent already", "", ""),
+        (uri(1), "REGISTER: 429 ", "one-too-many", ""),
+        (uri(1), "REGISTER: 400 ", "two words", ""),
+        (uri(1), "DEREGISTER: 400 ", "no name", ""),
+        (uri(1), "half reset: 1 of the connection wait already", "", "8"),
+        (uri(1), "stream reset unread: ", "", ""),
+        (uri(1), "connection closed: more than 1 connections of one agent", "", ""),
+    ] {
+        let event = audited(&deployment, &caller, reason).await;
+        assert_eq!((&event["target"], &event["stream_id"]), (&target.into(), &stream.into()), "{event}");
+    }
+    let file = deployment.dir.path().join("r1-audit.jsonl");
+    let known = [1, 2, 3].map(uri).into_iter().chain([stranger.to_string()]).collect::<Vec<_>>();
+    let foreign = |line: &Value| !known.iter().any(|caller| line["caller"] == caller.as_str());
+    assert!(!query(&file, &[]).iter().any(foreign), "nothing of one who has proven nothing");
+    assert_eq!(query(&file, &["--stream", "8"]).len(), 1);
+    drop((unheard, turned_away, silent, halves));
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
+use outrelay::core::frame::Frame;
 use outrelay::core::reject::ResetCode;
+use outrelay::metrics::Limit;
 use outrelay::net::stream::BiStream;
 use outrelay::relay::Relay;
+use outrelay::supervise::fault::Fault;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, closed, eventually, rejection, soon};
+use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, closed, eventually, handshakes, hits, rejection, soon};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -40,6 +43,7 @@ async fn a_tls_handshake_that_never_finishes_is_given_up() {
     let since = Instant::now();
     eventually("given up", || (relay.vault().arrivals.in_progress() == 0).then_some(())).await;
     assert!(since.elapsed() < SHORT * 10);
+    assert_eq!((handshakes(&relay, "timed_out"), hits(&relay, Limit::TlsHandshake)), (1, 1));
     silent.abort();
 }
 
@@ -56,6 +60,7 @@ async fn a_connection_that_says_no_hello_is_closed_with_the_reason() {
         let (code, reason) = closed(quic).await;
         assert_eq!((code, reason.as_str()), (0, "no HELLO within 300ms"));
     }
+    assert_eq!(hits(&relay, Limit::Hello), 3);
     eventually("nothing stays", || relay.vault().connections.is_empty().then_some(())).await;
 }
 
@@ -69,6 +74,7 @@ async fn a_stream_without_a_first_frame_is_refused() {
     silent.send.write_all(&[0x20]).await.unwrap();
     let (code, reason) = rejection(&mut silent).await;
     assert_eq!((code, reason.contains("no frame within 300ms")), (400, true), "{reason}");
+    assert_eq!(hits(&relay, Limit::FirstFrame), 1);
 }
 
 #[tokio::test]
@@ -81,6 +87,7 @@ async fn a_provider_that_never_answers_is_502_and_its_stream_is_reset() {
     let mut stream = consumer.open("svc", 1).await;
     let (_, silent) = provider.incoming().await;
     assert_eq!(rejection(&mut stream).await.0, 502);
+    assert_eq!(hits(&relay, Limit::ProviderAnswer), 1);
     let BiStream { mut recv, .. } = silent;
     assert_eq!(crate::harness::drain(&mut recv).await.1, outrelay::net::stream::End::Reset(ResetCode(0)));
     eventually("the id is free", || relay.vault().streams.is_empty().then_some(())).await;
@@ -105,6 +112,20 @@ async fn the_whole_open_has_one_deadline_for_all_providers_together() {
     let (code, reason) = rejection(&mut consumer.open("svc", 1).await).await;
     assert_eq!(code, 502, "{reason}");
     assert!(since.elapsed() < SHORT * 3, "four providers one after the other would take longer");
+    assert_eq!((hits(&relay, Limit::ProviderAnswer), hits(&relay, Limit::Open)), (1, 1), "{reason}");
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_answer_is_502_in_time() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.registry_call = SHORT).await;
+    let mut peer = deployment.peer(&relay, 1, &[]).await;
+    relay.inject("registry", Fault::Hang).await.unwrap();
+    let (code, reason) = rejection(&mut peer.open("svc", 1).await).await;
+    assert_eq!((code, reason.as_str()), (502, "the registry: no answer in time"));
+    let Frame::StreamReject(reject) = peer.register("svc").await else { panic!("it was registered") };
+    assert_eq!(reject.code, 502);
+    assert_eq!(hits(&relay, Limit::RegistryCall), 2);
 }
 
 #[tokio::test]

@@ -1,9 +1,13 @@
 //! Frames that break the rules: each ends what it came on, with a reason, and nothing else.
 
 use outrelay::core::frame::Frame;
+use outrelay::metrics::Limit;
 use outrelay::proto::orp;
 
-use crate::harness::{Deployment, Peer, agent, rejection};
+use crate::harness::{Deployment, Peer, agent, hits, rejection};
+
+/// In the refusal of a frame of one byte more than may be.
+const TOO_LONG: &str = "65537";
 
 async fn control_bytes_close_with(bytes: &[u8], reason: &str) {
     let deployment = Deployment::new();
@@ -15,6 +19,8 @@ async fn control_bytes_close_with(bytes: &[u8], reason: &str) {
     assert_eq!(code, 0, "no reset code to a peer that named none");
     assert!(why.contains(reason), "{why:?} does not say {reason:?}");
     assert!(neighbour.quic.close_reason().is_none());
+    assert_eq!(hits(&relay, Limit::FrameMaxBytes), u64::from(reason == TOO_LONG));
+    assert_eq!(relay.vault().metrics.protocol_violations.get(), 1);
 }
 
 #[tokio::test]
@@ -25,7 +31,7 @@ async fn another_frame_version_closes_the_connection() {
 
 #[tokio::test]
 async fn a_frame_above_the_limit_closes_the_connection_before_its_payload_is_read() {
-    control_bytes_close_with(&[0x20, 0x03, 0, 0, 0, 1, 0, 1], "65537").await;
+    control_bytes_close_with(&[0x20, 0x03, 0, 0, 0, 1, 0, 1], TOO_LONG).await;
 }
 
 #[tokio::test]
@@ -95,7 +101,8 @@ async fn a_frame_cut_off_in_the_middle_refuses_that_stream_alone() {
     let mut refused = consumer.fresh().await;
     refused.send.write_all(&[0x20, 0x10, 0, 0, 0, 1, 0, 1]).await.unwrap();
     let (code, reason) = rejection(&mut refused).await;
-    assert_eq!((code, reason.contains("65537")), (400, true), "{reason}");
+    assert_eq!((code, reason.contains(TOO_LONG)), (400, true), "{reason}");
+    assert_eq!(hits(&relay, Limit::FrameMaxBytes), 1);
     let (_up, _down) = crate::harness::pair(&consumer, &provider, 2).await;
 }
 

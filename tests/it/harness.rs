@@ -13,6 +13,7 @@ use outrelay::config::types::Tls;
 use outrelay::core::frame::Frame;
 use outrelay::core::identity::{AgentUri, RelayUri};
 use outrelay::core::reject::ResetCode;
+use outrelay::metrics::{Limit, OutcomeLabel};
 use outrelay::net::framed::{FrameReadError, read_frame, write_frame};
 use outrelay::net::stream::{BiStream, End, Read, RecvHalf, SendHalf};
 use outrelay::net::tls::{ALPN_ORP, TlsMaterial};
@@ -148,6 +149,32 @@ pub async fn dial(addr: SocketAddr, client: rustls::ClientConfig) -> Result<quin
     let endpoint = quic::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &settings, None).unwrap();
     let config = quic::client_config(client, &settings).unwrap();
     endpoint.connect_with(config, addr, "localhost").unwrap().await
+}
+
+/// How often something was refused because of this limit.
+pub fn hits(relay: &Relay, limit: Limit) -> u64 {
+    relay.vault().metrics.limit(limit).get()
+}
+
+/// How many connection attempts had this outcome.
+pub fn handshakes(relay: &Relay, outcome: &'static str) -> u64 {
+    relay.vault().metrics.handshakes.get_or_create(&OutcomeLabel { outcome }).get()
+}
+
+/// What relay `r1` itself has refused to `caller`, once one of the reasons begins with `reason`: that event of the audit.
+pub async fn audited(deployment: &Deployment, caller: &str, reason: &str) -> serde_json::Value {
+    let file = deployment.dir.path().join("r1-audit.jsonl");
+    eventually(&format!("{reason:?} is in the audit of {caller}"), || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        let mut events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.find(|event| {
+            event["side"] == "relay"
+                && event["decision"] == "deny"
+                && event["caller"] == caller
+                && event["reason"].as_str().is_some_and(|why| why.starts_with(reason))
+        })
+    })
+    .await
 }
 
 /// Rules by which everyone of `acme` may call everyone, in this way.

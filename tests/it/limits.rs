@@ -2,20 +2,18 @@
 
 use outrelay::config::relay::Limits;
 use outrelay::core::reject::ResetCode;
-use outrelay::metrics::LimitLabel;
+use outrelay::metrics::Limit;
 use outrelay::net::stream::End;
 use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, OPEN_WORLD, drain, eventually, pair, rejection, take};
+use crate::harness::{
+    Deployment, OPEN_WORLD, Peer, agent, audited, drain, eventually, handshakes, hits, pair, rejection, take,
+};
 
 async fn relay_with(deployment: &Deployment, set: impl Fn(&mut Limits)) -> Relay {
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
     set(&mut config.limits);
     Relay::start(config).await.unwrap()
-}
-
-fn hits(relay: &Relay, limit: &'static str) -> u64 {
-    relay.vault().metrics.limits_hit.get_or_create(&LimitLabel { limit }).get()
 }
 
 #[tokio::test]
@@ -29,7 +27,7 @@ async fn one_stream_more_than_the_relay_carries_is_429_and_a_place_is_free_when_
     up.send.write_all(b"x").await.unwrap();
     take(&mut down.recv, 1).await;
     assert_eq!(rejection(&mut consumer.open("svc", 2).await).await.0, 429);
-    assert_eq!(hits(&relay, "streams"), 1);
+    assert_eq!(hits(&relay, Limit::Streams), 1);
     drop((up, down));
     eventually("it has ended", || (relay.vault().traffic.streams() == 0).then_some(())).await;
     let (mut up, mut down) = pair(&consumer, &provider, 3).await;
@@ -55,7 +53,42 @@ async fn one_stream_more_than_an_agent_may_have_is_reset_with_limit() {
     .await;
     let mut third = consumer.open("svc", 3).await;
     assert_eq!(drain(&mut third.recv).await.1, End::Reset(ResetCode::LIMIT));
-    assert_eq!(hits(&relay, "streams_per_agent"), 1);
+    assert_eq!(hits(&relay, Limit::StreamsPerAgent), 1);
+}
+
+#[tokio::test]
+async fn a_provider_that_has_as_many_streams_as_it_may_is_not_asked_for_one_more() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.streams_per_agent = 1).await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let other = deployment.peer(&relay, 3, &[]).await;
+    let held = pair(&consumer, &provider, 1).await;
+    let (code, reason) = rejection(&mut other.open("svc", 2).await).await;
+    assert_eq!((code, reason.contains("as many streams as it may")), (502, true), "{reason}");
+    assert_eq!(hits(&relay, Limit::StreamsPerAgent), 1);
+    drop(held);
+    eventually("it has ended", || (relay.vault().traffic.streams() == 0).then_some(())).await;
+    let _next = pair(&other, &provider, 3).await;
+}
+
+#[tokio::test]
+async fn where_many_are_half_open_an_address_must_prove_itself_and_beyond_the_limit_it_is_refused() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.half_open_handshakes = 2).await;
+    let counts = || ["retry", "refused", "established"].map(|outcome| handshakes(&relay, outcome));
+    let mut first = Peer::over(deployment.dial(&relay, 1).await, &agent(1)).await;
+    eventually("it is established", || (counts() == [0, 0, 1]).then_some(())).await;
+    // Its HELLO is not there yet, and one is an eighth of the limit, or more.
+    let _second = deployment.dial(&relay, 2).await;
+    eventually("it came again", || (counts() == [1, 0, 2]).then_some(())).await;
+    let third = deployment.ca.agent(&agent(3)).unwrap();
+    let refused = deployment.try_dial(&relay, &third).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert_eq!((counts(), hits(&relay, Limit::HalfOpenHandshakes)), ([2, 1, 2], 1));
+    first.hello(&[]).await;
+    let _third = deployment.peer(&relay, 3, &[]).await;
 }
 
 #[tokio::test]
@@ -63,13 +96,40 @@ async fn one_connection_more_than_the_limit_is_refused_before_any_tls() {
     let deployment = Deployment::new();
     let relay = relay_with(&deployment, |limits| limits.connections = 1).await;
     let first = deployment.peer(&relay, 1, &[]).await;
-    let second = deployment.ca.agent(&crate::harness::agent(2)).unwrap();
+    let second = deployment.ca.agent(&agent(2)).unwrap();
     let refused = deployment.try_dial(&relay, &second).await.unwrap_err();
     assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
-    assert_eq!(hits(&relay, "connections"), 1);
+    assert_eq!((hits(&relay, Limit::Connections), handshakes(&relay, "refused")), (1, 1));
     drop(first);
     eventually("it has ended", || relay.vault().connections.is_empty().then_some(())).await;
     let _second = deployment.peer(&relay, 2, &[]).await;
+}
+
+#[tokio::test]
+async fn of_more_connections_than_an_agent_may_have_the_oldest_is_closed() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.connections_per_agent = 2).await;
+    let other = deployment.peer(&relay, 2, &[]).await;
+    let oldest = deployment.peer(&relay, 1, &["resume-code"]).await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    // It counts from its HELLO on.
+    let silent = deployment.dial(&relay, 1).await;
+    eventually("four are established", || (relay.vault().connections.len() == 4).then_some(())).await;
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 0);
+
+    let newest = deployment.peer(&relay, 1, &[]).await;
+    let (code, reason) = oldest.closed().await;
+    assert_eq!((code, reason.as_str()), (0x15, "more than 2 connections of one agent: the oldest is closed"));
+    eventually("it is gone", || (relay.vault().connections.len() == 4).then_some(())).await;
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 1);
+    let _pair = pair(&other, &provider, 1).await;
+    let _next = deployment.peer(&relay, 1, &[]).await;
+    assert_eq!(provider.closed().await.0, 0, "to an agent that knows no codes");
+    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 2);
+    for quic in [&newest.quic, &silent, &other.quic] {
+        assert!(quic.close_reason().is_none());
+    }
 }
 
 #[tokio::test]
@@ -87,7 +147,8 @@ async fn an_agent_that_does_not_read_its_control_stream_is_cut_off_and_its_neigh
     crate::harness::soon("it is cut off", shout).await;
     let (_, reason) = deaf.closed().await;
     assert!(reason.contains("not read"), "{reason}");
-    assert_eq!(hits(&relay, "control_queue"), 1);
+    assert_eq!(hits(&relay, Limit::ControlQueue), 1);
+    audited(&deployment, deaf.uri.as_str(), "connection closed: control stream is not read").await;
     assert!(neighbour.quic.close_reason().is_none());
 }
 
@@ -137,6 +198,10 @@ async fn streams_that_nobody_reads_do_not_starve_their_neighbours_and_the_longes
     let stopped = crate::harness::soon("the longest stalled is cut", sender).await.unwrap();
     assert_eq!(stopped, outrelay::net::stream::WriteEnd::Stopped(ResetCode::LIMIT));
     assert_eq!(drain(&mut unread.recv).await.1, End::Reset(ResetCode::LIMIT));
+    eventually("it is counted", || (hits(&relay, Limit::ConnectionWindowMax) > 0).then_some(())).await;
+    let event =
+        audited(&deployment, consumer.uri.as_str(), "to the consumer: cut: the reader stalled for too long").await;
+    assert_eq!((&event["target"], &event["stream_id"]), (&"svc".into(), &"1".into()));
     provider.say(&outrelay::core::frame::Frame::Ping).await;
     while provider.hear().await != outrelay::core::frame::Frame::Pong {}
 }
@@ -161,7 +226,7 @@ async fn a_stream_flows_on_beside_many_that_nobody_reads_on_the_same_connection(
         tokio::spawn(async move { while down.send.write_all(&[0; 64 << 10]).await.is_ok() {} });
     }
     let all = relay.vault().connections.all();
-    let from = all.iter().find(|connection| connection.agent == crate::harness::agent(1)).unwrap();
+    let from = all.iter().find(|connection| connection.agent == agent(1)).unwrap();
     // What the consumer's own window takes is not stalled.
     eventually("they stall", || (from.window.stalled() >= 32).then_some(())).await;
     // Many times what is left for it: credit that is given back must be told to the provider.

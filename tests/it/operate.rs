@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
 use outrelay::core::frame::Frame;
@@ -77,8 +77,42 @@ async fn metrics_add_up() {
     assert_eq!(of("outrelay_traffic_bytes_total{direction=\"to_provider\"}"), 1000.0);
     assert_eq!(of("outrelay_decisions_total{side=\"caller\",decision=\"allow\"}"), 3.0);
     assert_eq!(of("outrelay_decisions_total{side=\"callee\",decision=\"allow\"}"), 2.0);
-    assert_eq!(of("outrelay_actor_mailbox{actor=\"registry\"}"), 0.0);
+    let many = ["splice", "entry", "connection", "control", "handshake"];
+    for (kind, _) in outrelay::relay::tree::KINDS {
+        let mailbox = m.get(&format!("outrelay_actor_mailbox{{actor=\"{kind}\"}}"));
+        assert_eq!(mailbox.is_some(), !many.contains(&kind), "{kind}");
+    }
+    assert_eq!(of("outrelay_limits_hit_total{limit=\"hello\"}"), 0.0);
     assert_eq!(of("outrelay_policy_rules"), 2.0);
+}
+
+#[tokio::test]
+async fn whoever_asks_half_a_question_or_too_often_at_once_does_not_keep_others_from_an_answer() {
+    const AT_ONCE: usize = 64;
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let http = relay.http_addr().unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut socket = TcpStream::connect(http).await.unwrap();
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: rel").await.unwrap();
+        slow.push(socket);
+    }
+    let mut one_more = TcpStream::connect(http).await.unwrap();
+    assert_eq!(soon("it is closed", one_more.read(&mut [0])).await.unwrap(), 0, "unheard");
+    let since = Instant::now();
+    for mut socket in slow {
+        let mut heard = String::new();
+        // Whether it hears why, or is just cut off, is all the same.
+        drop(soon("half a head is not waited for", socket.read_to_string(&mut heard)).await);
+        assert!(!heard.contains("200"), "{heard}");
+    }
+    let waited = since.elapsed();
+    assert!(
+        waited > SHORTLY && waited < Duration::from_secs(12),
+        "{waited:?}: 5 s for a head, not 15 s as for the whole"
+    );
+    assert_eq!(get(http, "/healthz").await, (200, "ok\n".to_owned()));
 }
 
 #[tokio::test]

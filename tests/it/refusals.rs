@@ -1,10 +1,11 @@
 //! Every refusal: its code, its reason, its audit events, in band and mirrored.
 
 use outrelay::core::frame::Frame;
+use outrelay::metrics::Limit;
 use outrelay::net::framed::write_frame;
 use outrelay::proto::orp;
 
-use crate::harness::{Deployment, agent, asking_for, eventually, pair, rejection};
+use crate::harness::{Deployment, agent, asking_for, eventually, hits, pair, rejection};
 
 #[tokio::test]
 async fn a_caller_that_no_rule_allows_is_denied_with_403() {
@@ -116,6 +117,21 @@ async fn a_provider_that_closes_without_an_answer_is_502() {
 }
 
 #[tokio::test]
+async fn a_provider_whose_answer_is_longer_than_a_frame_may_be_is_502() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let mut stream = consumer.open("svc", 1).await;
+    let (_, mut asked) = provider.incoming().await;
+    asked.send.write_all(&[0x20, 0x13, 0, 0, 0, 1, 0, 1]).await.unwrap();
+    let (code, reason) = rejection(&mut stream).await;
+    assert_eq!((code, reason.contains("65537")), (502, true), "{reason}");
+    assert_eq!(hits(&relay, Limit::FrameMaxBytes), 1);
+}
+
+#[tokio::test]
 async fn a_stream_that_starts_with_something_else_is_400() {
     let deployment = Deployment::new();
     let relay = deployment.relay().await;
@@ -178,6 +194,7 @@ async fn one_service_more_than_the_limit_is_refused_with_429() {
     }
     let Frame::StreamReject(reject) = provider.register("c").await else { panic!("one too many") };
     assert_eq!(reject.code, 429);
+    assert_eq!(hits(&relay, Limit::ServicesPerAgent), 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use outrelay::relay::Relay;
 
 use outrelay::net::stream::End;
 
-use crate::harness::{Deployment, OPEN_WORLD, agent, asking_for, drain, eventually, pair, rejection, soon, take};
+use crate::harness::{
+    Deployment, OPEN_WORLD, agent, asking_for, audited, drain, eventually, pair, rejection, soon, take,
+};
 
 #[tokio::test]
 async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why() {
@@ -241,6 +243,7 @@ async fn a_connection_whose_authority_is_no_longer_trusted_is_closed_after_its_g
         (0x13, true),
         "{why}"
     );
+    audited(&deployment, agent(1).as_str(), "connection closed: certificate is no longer valid").await;
 }
 
 /// The program itself: its file changes, and it hears SIGHUP.

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use outrelay::core::frame::Frame;
 use outrelay::core::ids::StreamId;
+use outrelay::metrics::Limit;
 use outrelay::net::framed::{read_frame, write_frame};
 use outrelay::net::stream::{BiStream, End};
 use outrelay::proto::orp;
 use outrelay::relay::Relay;
 use outrelay::supervise::fault::Fault;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, agent_of, drain, eventually, pair, soon, take};
+use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, agent_of, drain, eventually, hits, pair, soon, take};
 
 const OURS: &[&str] = &["resume-code", "fin-state", "resume-call", "resume-echo"];
 const RESUMABLE: End = End::Reset(outrelay::core::reject::ResetCode::RESUMABLE);
@@ -414,6 +415,7 @@ async fn halves_beyond_the_limit_are_reset() {
     two.parked(1).await;
     // Not for good: the agent sends another.
     assert_eq!(drain(&mut half(&two.consumer, 2, 0, 0).await.recv).await.1, RESUMABLE);
+    assert_eq!(hits(&two.relay, Limit::ParkedPerAgent), 1);
     let _other = half(&two.provider, 3, 0, 0).await;
     two.parked(2).await;
 }

@@ -38,7 +38,7 @@ fn row(Numbered { seq, event, .. }: &Numbered) -> Vec<Cell> {
         shown(&event.caller).into(),
         shown(&event.target).into(),
         or_dash(&event.method).into(),
-        event.stream_id.to_string().into(),
+        or_dash(&event.stream_id.map(|id| id.to_string()).unwrap_or_default()).into(),
         or_dash(event.rule.as_deref().unwrap_or_default()).into(),
         or_dash(&event.reason).into(),
     ]

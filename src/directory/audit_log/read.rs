@@ -141,7 +141,7 @@ mod tests {
         let mut ids = Vec::new();
         while let Some(line) = reader.next_line().unwrap() {
             match line {
-                Line::Record(_, Record::Event(numbered)) => ids.push(numbered.event.stream_id.0),
+                Line::Record(_, Record::Event(numbered)) => ids.extend(numbered.event.stream_id.map(|id| id.0)),
                 other => panic!("{other:?}"),
             }
         }
@@ -195,7 +195,7 @@ mod tests {
             assert!(matches!(line, Line::Foreign | Line::Record(..)));
         }
         assert_eq!(good_or_not, [true, false, false, true, false]);
-        assert_eq!(event(1).stream_id.0, 1);
+        assert_eq!(event(1).stream_id.unwrap().0, 1);
     }
 
     #[test]

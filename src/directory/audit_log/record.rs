@@ -31,12 +31,13 @@ impl Side {
     }
 }
 
-/// One decision: `AuditEvent` of wire.md §8, and which side and which rule it was.
+/// One decision: `AuditEvent` of wire.md §8, and which side and which rule it was. What is refused that is no stream, or one that
+/// was not read, is an event of [`Side::Relay`] with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEvent {
     /// When it fell, in milliseconds since 1970.
     pub ts_unix_ms: i64,
-    /// Whose rules were asked.
+    /// Whose rules were asked; empty where a peer of no tenant was refused.
     pub tenant: Arc<str>,
     /// The side that was asked.
     pub side: Side,
@@ -52,17 +53,26 @@ pub struct AuditEvent {
     pub rule: Option<Arc<str>>,
     /// In words.
     pub reason: Arc<str>,
-    /// The stream that was to be opened. A text in the file as on the wire, for not every reader of JSON has 64 bits.
+    /// The stream that was to be opened; none where it is about none, or about one that nothing is known of. A text in the file as on
+    /// the wire, for not every reader of JSON has 64 bits; empty for none.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
-    pub stream_id: StreamId,
+    pub stream_id: Option<StreamId>,
 }
 
-fn as_text<S: Serializer>(id: &StreamId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
+#[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
+fn as_text<S: Serializer>(id: &Option<StreamId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.collect_str(id),
+        None => serializer.serialize_str(""),
+    }
 }
 
-fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StreamId, D::Error> {
-    String::deserialize(deserializer)?.parse().map(StreamId).map_err(de::Error::custom)
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StreamId>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(|id| Some(StreamId(id))).map_err(de::Error::custom)
 }
 
 /// A decision and its number. A number that is missing between two others is a decision that is lost; one that stands there
@@ -124,6 +134,15 @@ mod tests {
         assert_eq!(line, expected);
         assert_eq!(Record::parse(&line), Some(record.clone()));
         assert_eq!(Record::parse(&line.replace("\"run\"", "\"later\":[1],\"run\"")), Some(record));
+    }
+
+    #[test]
+    fn what_is_about_no_stream_leaves_its_id_empty() {
+        let about_none = Numbered { run: 1, seq: 1, event: AuditEvent { stream_id: None, ..event(1) } };
+        let record = Record::Event(about_none);
+        let line = serde_json::to_string(&record).unwrap();
+        assert!(line.ends_with(",\"stream_id\":\"\"}"), "{line}");
+        assert_eq!(Record::parse(&line), Some(record));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::core::ids::Capability;
 use crate::core::policy::{Effect, P2pMode};
 use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outcome, Pairing, Proof, Refusal};
 use crate::core::ticket::TicketFacts;
+use crate::metrics::Limit;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
 use crate::relay::decision::{self, Asked, Of};
@@ -266,7 +267,7 @@ impl EntryState {
         // A stream that was opened here was let in then; this only keeps a drain waiting until it is counted again.
         let limit = if indexed.is_some() { usize::MAX } else { self.vault().config.now().limits.streams };
         let Some(admitted) = self.vault().traffic.admit(limit) else {
-            self.vault().metrics.limit_hit("streams");
+            self.vault().metrics.limit_hit(Limit::Streams);
             return self.refuse_both(matched, Refusal::Limit);
         };
         let origin = match (indexed, self.proven.take().filter(|_| matched.proof == Proof::Parties)) {

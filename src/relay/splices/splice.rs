@@ -21,13 +21,14 @@ use crate::clock::unix_ms;
 use crate::core::frame::Frame;
 use crate::core::identity::Tenant;
 use crate::core::ids::StreamId;
-use crate::core::policy::RelayMode;
+use crate::core::policy::{Effect, RelayMode};
 use crate::core::reject::{CodeAgreement, ResetCode};
 use crate::core::resume::Fields;
+use crate::metrics::Limit;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
 use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode, WriteEnd};
 use crate::net::stream_limit::StreamUse;
-use crate::relay::decision;
+use crate::relay::decision::{self, Asked};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
@@ -105,6 +106,7 @@ pub struct Splice;
 pub struct SpliceState {
     stream_id: StreamId,
     parties: Parties,
+    facts: Arc<StreamFacts>,
     since: Instant,
     codes: CodeAgreement,
     /// What all four halves say when the splice ends without them.
@@ -187,6 +189,7 @@ impl Actor for Splice {
             vault: pair.vault,
             stream_id: pair.stream_id,
             parties: pair.parties,
+            facts: pair.facts,
             since: Instant::now(),
             up,
             down,
@@ -211,6 +214,9 @@ impl Actor for Splice {
         };
         // A pump that panicked fails the splice: the other direction is reset with it.
         let end = end?;
+        if end == PumpEnd::Stalled {
+            state.on_stalled(direction, end);
+        }
         match direction {
             Direction::Up => state.up.end = Some(end),
             Direction::Down => state.down.end = Some(end),
@@ -226,6 +232,18 @@ impl Actor for Splice {
 }
 
 impl SpliceState {
+    /// Its reader has kept from others what their connection may receive.
+    fn on_stalled(&self, direction: Direction, end: PumpEnd) {
+        self.vault.metrics.limit_hit(Limit::ConnectionWindowMax);
+        let toward = match direction {
+            Direction::Up => "to the provider",
+            Direction::Down => "to the consumer",
+        };
+        let asked = Asked { target: &self.facts.target, method: &self.facts.method };
+        let why = format!("{toward}: {end}");
+        decision::by_relay(&self.vault, &self.parties.consumer, asked, self.stream_id, Effect::Deny, &why);
+    }
+
     /// It ends with a reset that says so, and may not be resumed on the strength of what is remembered of it.
     fn on_denied(&mut self, why: String) {
         tracing::info!(stream = %self.stream_id, consumer = %self.parties.consumer, why, "stream is not allowed any more");

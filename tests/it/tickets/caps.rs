@@ -1,8 +1,9 @@
 //! A relay to which streams of another one come has limits of its own.
 
-use outrelay::metrics::LimitLabel;
+use outrelay::metrics::Limit;
 
 use super::*;
+use crate::harness::hits;
 
 #[tokio::test]
 async fn streams_that_come_with_a_ticket_count_toward_the_limit_and_may_come_again() {
@@ -20,8 +21,7 @@ async fn streams_that_come_with_a_ticket_count_toward_the_limit_and_may_come_aga
     for mut half in halves {
         assert_eq!(drain(&mut half.recv).await.1, End::Reset(ResetCode::LIMIT));
     }
-    let limit = LimitLabel { limit: "streams" };
-    assert_eq!(second.relay.vault().metrics.limits_hit.get_or_create(&limit).get(), 1);
+    assert_eq!(hits(&second.relay, Limit::Streams), 1);
     second.audited("as many streams as it may").await;
 
     drop((one, other));

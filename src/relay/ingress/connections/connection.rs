@@ -16,10 +16,13 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::core::ids::Capability;
+use crate::core::policy::Effect;
 use crate::core::reject::{CodeAgreement, ResetCode};
+use crate::metrics::Limit;
 use crate::net::framed::ControlReader;
 use crate::net::stream::BiStream;
 use crate::net::stream_limit::StreamUse;
+use crate::relay::decision::{self, Asked};
 use crate::relay::registry::RegistryHandle;
 use crate::relay::resume::ResumeHandle;
 use crate::relay::splices::SplicesHandle;
@@ -202,8 +205,10 @@ impl ConnectionState {
     fn on_hello_overdue(&self) {
         if self.args.connection.accepted().is_none() {
             let limit = self.args.vault.config.now().limits.hello;
-            tracing::info!(agent = %self.args.connection.agent, ?limit, "no HELLO in time: closing");
-            self.args.connection.close(ResetCode::PROTOCOL, &format!("no HELLO within {limit:?}"));
+            if self.args.connection.refuse(ResetCode::PROTOCOL, &format!("no HELLO within {limit:?}")) {
+                self.args.vault.metrics.limit_hit(Limit::Hello);
+                tracing::info!(agent = %self.args.connection.agent, ?limit, "no HELLO in time: closed");
+            }
         }
     }
 
@@ -265,8 +270,10 @@ async fn accept(
         match connection.streams.take() {
             Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
             None => {
-                vault.metrics.limit_hit("streams_per_agent");
+                vault.metrics.limit_hit(Limit::StreamsPerAgent);
                 vault.metrics.open("limited", 0);
+                let why = "stream reset unread: the connection has as many as it may";
+                decision::by_relay(&vault, &connection.agent, Asked::default(), None, Effect::Deny, why);
                 stream.set_drop_code(ResetCode::LIMIT.for_peer(codes));
             }
         }

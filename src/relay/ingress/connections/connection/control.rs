@@ -20,9 +20,10 @@ use crate::clock::now_unix_ms;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, ServiceName, StreamId};
 use crate::core::reject::{Reject, RejectCode, ResetCode};
-use crate::metrics::OutcomeLabel;
+use crate::metrics::{Limit, OutcomeLabel};
 use crate::net::framed::{ControlReader, FrameReadError};
 use crate::proto::orp;
+use crate::relay::refusal;
 use crate::relay::registry::RegistryHandle;
 use crate::relay::resume::{self, ResumeHandle};
 use crate::supervise::slot::Slot;
@@ -114,13 +115,18 @@ impl Actor for ControlActor {
                 Ok(()) => return Ok(()),
                 Err(Violation(why)) => why,
             },
-            ControlMsg::ReaderEnded(end) => format!("control stream: {}", end?),
+            ControlMsg::ReaderEnded(end) => {
+                let end = end?;
+                if end.is_too_large() {
+                    state.args.vault.metrics.limit_hit(Limit::FrameMaxBytes);
+                }
+                format!("control stream: {end}")
+            }
         };
         // A connection that is closed already ends its control stream with it: nothing to say.
-        if state.args.connection.quic.close_reason().is_none() {
+        if state.args.connection.refuse(ResetCode::PROTOCOL, &why) {
             state.args.vault.metrics.protocol_violations.inc();
-            tracing::info!(agent = %state.args.connection.agent, %why, "closing the connection");
-            state.args.connection.close(ResetCode::PROTOCOL, &why);
+            tracing::info!(agent = %state.args.connection.agent, %why, "connection closed");
         }
         myself.stop(Some(why));
         Ok(())
@@ -135,6 +141,7 @@ impl ControlState {
                 self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
                 self.args.connection.greeted(features);
+                self.close_oldest();
                 self.args.vault.drain.tell(&self.args.connection);
                 None
             }
@@ -155,6 +162,15 @@ impl ControlState {
         self.args.connection.release_unsolicited();
         reader.consume();
         Ok(())
+    }
+
+    /// The newest wins: an agent that comes back leaves connections behind that nobody uses any more.
+    fn close_oldest(&self) {
+        let ControlArgs { vault, connection, .. } = &self.args;
+        let limit = vault.config.now().limits.connections_per_agent;
+        for _ in 0..vault.connections.close_oldest(&connection.agent, limit) {
+            vault.metrics.limit_hit(Limit::ConnectionsPerAgent);
+        }
     }
 
     /// May run twice for one frame, after a crash: everything in here can be done again.
@@ -249,6 +265,7 @@ impl ControlState {
             Err(reject) => {
                 self.count_registration("refused");
                 tracing::warn!(%agent, service = register.service_name, %reject, "REGISTER refused");
+                refusal::registration(&self.args.vault, agent, "REGISTER", &register.service_name, &reject);
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
         }
@@ -256,13 +273,18 @@ impl ControlState {
 
     async fn on_deregister(&self, deregister: orp::Deregister) -> Frame {
         let service_id = format!("{}/{}", self.args.connection.agent.tenant(), deregister.service_name);
-        match deregister.service_name.parse::<ServiceName>() {
-            Ok(service) => match self.args.registry.deregister(&self.args.connection, &service).await {
-                Ok(()) => Frame::RegisterAck(orp::RegisterAck { service_id }),
-                Err(error) => Frame::StreamReject(unavailable(&error).to_message(StreamId(0))),
-            },
-            Err(error) => {
-                let reject = Reject::new(RejectCode::BadRequest, error.to_string());
+        let outcome = match deregister.service_name.parse::<ServiceName>() {
+            Ok(service) => {
+                let answer = self.args.registry.deregister(&self.args.connection, &service).await;
+                answer.map_err(|error| unavailable(&error))
+            }
+            Err(error) => Err(Reject::new(RejectCode::BadRequest, error.to_string())),
+        };
+        match outcome {
+            Ok(()) => Frame::RegisterAck(orp::RegisterAck { service_id }),
+            Err(reject) => {
+                let agent = &self.args.connection.agent;
+                refusal::registration(&self.args.vault, agent, "DEREGISTER", &deregister.service_name, &reject);
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
         }

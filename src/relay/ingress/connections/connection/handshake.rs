@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ use crate::core::reject::{Reject, RejectCode};
 use crate::core::resume::Fields;
 use crate::core::resume::pairing::{Origin, Refusal};
 use crate::directory::audit_log::record::Side;
+use crate::metrics::Limit;
 use crate::net::framed::read_frame;
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::net::stream_limit::StreamUse;
@@ -38,6 +39,7 @@ use crate::relay::tickets::{self, Presented};
 use crate::relay::{refusal, resume};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
+use crate::vault::Vault;
 use crate::vault::connections::{AgentConnection, agreement};
 use crate::vault::policy::Published;
 use crate::vault::routes::Routed;
@@ -95,7 +97,6 @@ pub struct Handshake;
 pub struct HandshakeState {
     slot: Slot<HandshakeMsg>,
     from: ConnectionArgs,
-    deadline: Instant,
     since: std::time::Instant,
     /// Whether the open came to an end that was counted.
     counted: bool,
@@ -124,9 +125,7 @@ impl Actor for Handshake {
         _myself: ActorRef<HandshakeMsg>,
         HandshakeArgs { slot, from, fresh, deadline }: HandshakeArgs,
     ) -> Result<HandshakeState, ActorProcessingErr> {
-        let config = from.vault.config.get();
-        let limits = &config.limits;
-        let first = first_frame(fresh, limits.frame_max_bytes, limits.first_frame.min(limits.open));
+        let first = first_frame(Arc::clone(&from.vault), fresh);
         Ok(HandshakeState {
             since: std::time::Instant::now(),
             counted: false,
@@ -143,7 +142,6 @@ impl Actor for Handshake {
             _consumer_watch: None,
             slot,
             from,
-            deadline,
         })
     }
 
@@ -176,6 +174,7 @@ impl Actor for Handshake {
                     // The task that waits for the first frame has the stream, and a deadline of its own.
                     return Ok(());
                 }
+                state.from.vault.metrics.limit_hit(Limit::Open);
                 Event::TimedOut
             }
             HandshakeMsg::RejectWritten(written) => {
@@ -263,7 +262,7 @@ impl HandshakeState {
         let limit = vault.config.now().limits.streams;
         self.admitted = vault.traffic.admit(limit);
         self.admitted.is_none().then(|| {
-            vault.metrics.limit_hit("streams");
+            vault.metrics.limit_hit(Limit::Streams);
             Reject::new(RejectCode::Limit, format!("this relay carries at most {limit} streams"))
         })
     }
@@ -362,16 +361,20 @@ impl HandshakeState {
         let config = self.from.vault.config.get();
         let limits = &config.limits;
         self.note(format!("asking {}", candidate.agent));
-        let by = self.deadline.min(Instant::now() + limits.provider_answer);
+        // The deadline of the whole open has a timer of its own.
+        let within = limits.provider_answer;
         let provider = self.provider_connection(candidate);
         let frame_max = limits.frame_max_bytes;
         let (vault, consumer) = (Arc::clone(&self.from.vault), Arc::clone(&self.from.connection));
         let ask = async move {
             let Some(provider) = provider else { return ProviderAnswer::Unavailable("it is gone".to_owned()) };
             let codes = agreement(&consumer, &provider);
-            match tokio::time::timeout_at(by, provider::ask(&vault, &provider, codes, incoming, frame_max)).await {
+            match tokio::time::timeout(within, provider::ask(&vault, &provider, codes, incoming, frame_max)).await {
                 Ok(answer) => answer,
-                Err(_elapsed) => ProviderAnswer::Unavailable("no answer in time".to_owned()),
+                Err(_elapsed) => {
+                    vault.metrics.limit_hit(Limit::ProviderAnswer);
+                    ProviderAnswer::Unavailable("no answer in time".to_owned())
+                }
             }
         };
         self.work = task::owned(&self.slot, ask, HandshakeMsg::ProviderAnswered);
@@ -462,12 +465,24 @@ fn candidate(provider: &AgentConnection) -> Candidate {
     Candidate { agent: provider.agent.clone(), generation: provider.generation }
 }
 
-async fn first_frame(mut fresh: Fresh, limit: u32, within: Duration) -> (Fresh, Result<Frame, String>) {
-    let read = tokio::time::timeout(within, read_frame(&mut fresh.stream.recv, limit)).await;
+async fn first_frame(vault: Arc<Vault>, mut fresh: Fresh) -> (Fresh, Result<Frame, String>) {
+    let (max, within) = {
+        let limits = &vault.config.now().limits;
+        (limits.frame_max_bytes, limits.first_frame.min(limits.open))
+    };
+    let read = tokio::time::timeout(within, read_frame(&mut fresh.stream.recv, max)).await;
     let frame = match read {
         Ok(Ok(frame)) => Ok(frame),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_elapsed) => Err(format!("no frame within {within:?}")),
+        Ok(Err(error)) => {
+            if error.is_too_large() {
+                vault.metrics.limit_hit(Limit::FrameMaxBytes);
+            }
+            Err(error.to_string())
+        }
+        Err(_elapsed) => {
+            vault.metrics.limit_hit(Limit::FirstFrame);
+            Err(format!("no frame within {within:?}"))
+        }
     };
     (fresh, frame)
 }
