@@ -23,6 +23,7 @@
 use std::fmt;
 
 use crate::core::identity::RelayUri;
+use crate::directory::audit_log::AuditLog;
 use crate::metrics::Metrics;
 
 pub mod arrivals;
@@ -52,6 +53,8 @@ pub struct Vault {
     pub policy: policy::PolicyStore,
     /// Decisions not recorded yet.
     pub audit: audit::AuditQueue,
+    /// The open audit log. Whoever writes holds it, on a thread that may wait for a disk: writers never mix, whichever actor sent them.
+    pub audit_log: std::sync::Mutex<Option<AuditLog>>,
     /// Who may act on which stream.
     pub streams: streams::StreamIndex,
     /// The fleet's keys, and tickets under them.

@@ -29,6 +29,7 @@ mod reconnect;
 mod refusals;
 mod reload;
 mod resume;
+mod signals;
 mod singletons;
 mod soak;
 mod survival;

@@ -14,9 +14,7 @@ use outrelay::relay::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::{
-    Deployment, Peer, agent, dial, drain, eventually, noise, pair, rejection, send_all, sha256, soon, take,
-};
+use crate::harness::{Deployment, Peer, drain, eventually, noise, pair, rejection, send_all, sha256, soon, take};
 use crate::survival::forwarder::{Forwarder, Wire};
 
 /// What does not come to pass within this time is taken not to come to pass.
@@ -143,10 +141,7 @@ async fn a_drain_waits_until_the_last_byte_has_arrived_over_a_slow_way() {
     let mut provider = deployment.peer(&relay, 1, &[]).await;
     provider.register("svc").await;
     let way = Forwarder::to(relay.quic_addr().unwrap()).await;
-    let consumer = agent(2);
-    let identity = deployment.client(&deployment.ca.agent(&consumer).unwrap());
-    let mut consumer = Peer::over(dial(way.addr, identity).await.unwrap(), &consumer).await;
-    consumer.hello(&[]).await;
+    let consumer = deployment.peer_at(way.addr, 2, &[]).await;
     let (mut up, mut down) = pair(&consumer, &provider, 1).await;
     up.send.finish();
     assert_eq!(drain(&mut down.recv).await.1, End::Fin);

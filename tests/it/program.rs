@@ -75,8 +75,18 @@ impl Program {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let killed = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, which: &str) {
+        let killed = Command::new("kill").arg(which).arg(self.child.id().to_string()).status().unwrap();
         assert!(killed.success());
+    }
+
+    /// Waits until it has said a line with all of `words`; that line.
+    pub async fn said(&self, words: &[&str]) -> String {
+        let line = || self.log().lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+        eventually(&format!("{words:?} in the log"), line).await
     }
 
     /// Waits until the process has exited by itself; how.
