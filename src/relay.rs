@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +124,7 @@ impl Relay {
     /// Whatever keeps it from serving; nothing runs then.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
-        let keys = fleet_keys(config.resume.fleet_key.as_deref())?;
+        let keys = fleet_key::of(config.resume.fleet_key.as_deref())?;
         let endpoint = quic::bind_again(config.listen, &config.quic, &secrets_of(&relay, &keys))
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         endpoint.set_server_config(Some(server));
@@ -138,7 +137,7 @@ impl Relay {
             audit: AuditQueue::new(config.limits.audit_queue, metrics.audit_dropped.clone(), now_unix_ms()),
             audit_log: std::sync::Mutex::default(),
             streams: StreamIndex::default(),
-            tickets: Tickets::new(keys),
+            tickets: Tickets::new(keys, config.resume.fleet_key.as_deref()),
             connections: Connections::new(&metrics),
             arrivals: Arrivals::default(),
             parking: Parking::default(),
@@ -287,14 +286,6 @@ impl Relay {
         }
         audit::finish(&self.vault, within.audit).await;
     }
-}
-
-fn fleet_keys(file: Option<&Path>) -> Result<FleetKeys, fleet_key::FleetKeyError> {
-    let Some(file) = file else {
-        tracing::info!("no `resume.fleet_key`: tickets are of use to this relay alone, and end with it");
-        return Ok(fleet_key::in_memory());
-    };
-    fleet_key::load_or_create(file)
 }
 
 /// Those of the relay that had this name before it.

@@ -34,6 +34,9 @@ pub struct RelayArgs {
     /// UDP address for QUIC; port 0 takes a free one [default: 0.0.0.0:7443]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Where other relays reach it, if that is another address (NAT); nobody is told yet
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// Certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
     cert: Option<String>,
@@ -84,6 +87,7 @@ impl RelayArgs {
             Overlay::optional("--id", "id", self.id.as_ref()),
             Overlay::optional("--region", "region", self.region.as_ref()),
             Overlay::optional("--listen", "listen", self.listen.as_ref()),
+            Overlay::optional("--advertise", "advertise", self.advertise.as_ref()),
             Overlay::optional("--cert", "tls.cert", self.cert.as_ref()),
             Overlay::optional("--key", "tls.key", self.key.as_ref()),
             Overlay::optional("--ca", "tls.ca", self.ca.as_ref()),

@@ -31,6 +31,12 @@ pub fn free_address() -> SocketAddr {
 impl Program {
     /// A process with the files of `config`, at its address; and with `settings`, `KEY=VALUE`.
     pub async fn start(deployment: &Deployment, config: &RelayConfig, settings: &[String]) -> Self {
+        let settings: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        Self::start_with(deployment, config, &settings).await
+    }
+
+    /// The same with these flags, which come last.
+    pub async fn start_with(deployment: &Deployment, config: &RelayConfig, flags: &[&str]) -> Self {
         let (id, admin) = (config.id.clone(), config.admin.socket.clone().unwrap());
         let path = |suffix: &str| deployment.dir.path().join(format!("{id}.{suffix}"));
         let (ready, log) = (path("ready"), path("log"));
@@ -45,7 +51,7 @@ impl Program {
         file("--ready-file", &ready);
         file("--admin-socket", &admin);
         config.resume.fleet_key.iter().for_each(|key| file("--fleet-key", key));
-        args.extend(settings.iter().flat_map(|setting| ["--set", setting].map(OsString::from)));
+        args.extend(flags.iter().map(OsString::from));
         let child = spawn(&args, config.listen, &ready, &log);
         let mut program = Self { id, addr: config.listen, admin, child, args, ready, log };
         program.listens().await;
@@ -71,6 +77,11 @@ impl Program {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
     }
 
     /// SIGTERM.
@@ -108,7 +119,15 @@ fn spawn(args: &[OsString], listen: SocketAddr, ready: &Path, log: &Path) -> Chi
     std::fs::remove_file(ready).ok();
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
-    command.args(args).arg("--listen").arg(listen.to_string()).stdin(Stdio::null()).stderr(log).spawn().unwrap()
+    command
+        .env_remove("RUST_LOG")
+        .args(args)
+        .arg("--listen")
+        .arg(listen.to_string())
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Program {
