@@ -22,6 +22,7 @@ mod floods;
 mod frames;
 mod identity;
 mod limits;
+mod logs;
 mod matrix;
 mod opening;
 mod operate;

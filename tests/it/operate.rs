@@ -22,7 +22,7 @@ use crate::survival::forwarder::{Forwarder, Wire};
 const SHORTLY: Duration = Duration::from_millis(200);
 
 /// Status and body of `GET path`.
-async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
