@@ -64,8 +64,8 @@ const KILLED: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long streams that are left at a drain's deadline get to end.
 const CUT: Duration = Duration::from_millis(500);
-/// How long their last words are under way, at least and at most, before their connections are closed, too: twice the longest round trip
-/// within that.
+/// How long the last words of streams are under way, at least and at most, before connections are closed, too: twice the longest round
+/// trip within that.
 const LINGER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 #[derive(Debug, Clone, Copy)]
@@ -125,9 +125,8 @@ impl Relay {
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
         let keys = fleet_key::of(config.resume.fleet_key.as_deref())?;
-        let endpoint = quic::bind_again(config.listen, &config.quic, &secrets_of(&relay, &keys))
+        let endpoint = quic::bind_again(config.listen, &config.quic, &secrets_of(&relay, &keys), server)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
-        endpoint.set_server_config(Some(server));
         let http = config.http.listen.map(bind_http).transpose()?;
         let metrics = Metrics::default();
         let vault = Arc::new(Vault {
@@ -227,9 +226,14 @@ impl Relay {
     pub async fn drain(&self) {
         self.vault.begin_drain(&self.vault.config.get().drain.successors);
         let deadline = self.vault.drain.begun().await;
-        tracing::info!(streams = self.vault.traffic.streams(), "draining");
-        if tokio::time::timeout_at(deadline, self.wait_idle()).await.is_err() {
+        let streams = self.vault.traffic.streams();
+        tracing::info!(streams, "draining");
+        let idle = tokio::time::timeout_at(deadline, self.wait_idle()).await;
+        if idle.is_err() {
             self.cut().await;
+        }
+        if streams > 0 || idle.is_err() {
+            self.linger().await;
         }
     }
 
@@ -241,6 +245,10 @@ impl Relay {
         if tokio::time::timeout(CUT, self.vault.traffic.wait_idle()).await.is_err() {
             tracing::debug!(streams = self.vault.traffic.streams(), "these end with their connections");
         }
+    }
+
+    /// A peer may throw away what its application has not read yet when its connection is closed.
+    async fn linger(&self) {
         let [least, most] = LINGER;
         let longest = self.vault.connections.all().iter().map(|connection| connection.quic.rtt()).max();
         tokio::time::sleep((longest.unwrap_or_default() * 2).clamp(least, most)).await;

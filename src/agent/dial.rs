@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::time::timeout;
 
-use self::race::{Pace, Race};
+use self::race::{Pace, Question, Race};
 use super::credentials;
 use super::vault::AgentVault;
 use super::vault::session::{Session, Target};
 use crate::core::identity::RelayUri;
 use crate::core::ids::Capability;
 use crate::core::reject::ResetCode;
-use crate::net::stream;
 
 mod greet;
 mod race;
@@ -52,6 +52,9 @@ pub enum DialError {
     /// HELLO came to nothing.
     #[error("HELLO: {0}")]
     Hello(String),
+    /// It is being told HELLO on another connection.
+    #[error("it was asked twice")]
+    Twice,
     /// No HELLO_ACK in time.
     #[error("no HELLO_ACK within {0:?}")]
     HelloTimedOut(Duration),
@@ -68,25 +71,22 @@ impl DialError {
 pub async fn round(vault: &Arc<AgentVault>, targets: Vec<Target>) -> Option<Arc<Session>> {
     // Once for all of them.
     let client = credentials::client(vault).await;
-    let pace = Pace { connect: vault.config.timeouts.connect, streams_wait: *vault.watch_live().borrow() > 0 };
-    let mut race = Race::new(targets, pace, |target, ask| reach::reach(vault, &client, target.address, ask).boxed());
-    let mut session = None;
-    while let Some((target, reached)) = race.next().await {
-        match greet::greet(vault, &target, reached).await {
-            Ok(greeted) => {
-                session = Some(Arc::new(greeted));
-                break;
-            }
-            Err(error) => no_session(&target, &error),
-        }
+    // While a relay that drains still stands, streams go on there.
+    let streams_wait = *vault.watch_live().borrow() > 0 && vault.leaving().is_empty();
+    let pace = Pace { connect: vault.config.timeouts.connect, streams_wait };
+    let outcome = Race::new(targets, pace, |question| ask(vault, &client, question).boxed()).run().await;
+    for session in outcome.others {
+        session.close(ResetCode::UNSPECIFIED, "a relay that comes before this one has answered");
     }
-    for reached in race.others() {
-        stream::close(&reached.quic, ResetCode::UNSPECIFIED, "another relay is taken");
-    }
-    session
+    outcome.taken.map(Arc::new)
 }
 
-/// As a quoted text: it may hold what a peer said.
-fn no_session(target: &Target, error: &DialError) {
-    tracing::warn!(relay = %target.address, error = error.to_string(), "no session");
+async fn ask(vault: &AgentVault, client: &quinn::ClientConfig, question: Question) -> Result<Session, DialError> {
+    let within = question.within;
+    let reached = timeout(within, reach::reach(vault, client, &question.target.address, question.ask)).await;
+    let reached = reached.map_err(|_elapsed| DialError::ConnectTimedOut(within))??;
+    if !question.may_say_hello() {
+        return Err(DialError::Twice);
+    }
+    greet::greet(vault, &question.target, reached).await
 }

@@ -105,7 +105,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// For the QUIC handshake with one relay; then the next is tried.
+    /// For the QUIC handshake with one relay, at most: see [`dial`](crate::agent::dial).
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
     /// From HELLO to HELLO_ACK.
@@ -179,7 +179,7 @@ impl Default for Backoff {
         Self {
             initial: Duration::from_millis(200),
             max: Duration::from_secs(10),
-            goaway_jitter: Duration::from_secs(1),
+            goaway_jitter: Duration::from_secs(2),
         }
     }
 }

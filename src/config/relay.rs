@@ -68,6 +68,9 @@ pub struct Directory {
     pub rules: Option<PathBuf>,
     /// Whether rules that change end the live streams that they do not allow any more.
     pub continuous: bool,
+    /// For how long the old rules are in force while new ones cannot be read; then every open and resume is denied. Zero: for ever.
+    #[serde(with = "humantime_serde")]
+    pub max_staleness: Duration,
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.
     #[serde(with = "or_empty")]
     pub audit: Option<PathBuf>,
@@ -79,7 +82,14 @@ pub struct Directory {
 
 impl Default for Directory {
     fn default() -> Self {
-        Self { rules: None, continuous: true, audit: None, audit_max_bytes: 100 << 20, audit_keep: 10 }
+        Self {
+            rules: None,
+            continuous: true,
+            max_staleness: Duration::ZERO,
+            audit: None,
+            audit_max_bytes: 100 << 20,
+            audit_keep: 10,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::mem;
 
 use crate::core::identity::AgentUri;
 use crate::core::ids::{Generation, ServiceName, StreamId};
-use crate::core::policy::{P2pMode, RelayMode, Verdict};
+use crate::core::policy::{P2pMode, RelayMode, Verdict, unserved};
 use crate::core::reject::{Reject, RejectCode};
 use crate::proto::orp as pb;
 
@@ -268,9 +268,8 @@ impl Open {
             let reason = format!("denied: {}", verdict.cause());
             return vec![reject(RejectCode::Denied, reason)];
         }
-        // A rule that asks for what this relay does not do must not be served by something weaker.
-        if verdict.relay_mode == RelayMode::Forward {
-            let why = "the rule asks for the forward plane, which this relay does not run";
+        // What the other side's rules say of direct paths is not known yet.
+        if let Some(why) = unserved(verdict.relay_mode, P2pMode::Allowed) {
             return vec![reject(RejectCode::BadGateway, why)];
         }
         request.p2p_mode = verdict.p2p_mode;
@@ -298,8 +297,7 @@ impl Open {
             return vec![self.try_next(request)];
         }
         let p2p_mode = request.p2p_mode.combine(verdict.p2p_mode);
-        if p2p_mode == P2pMode::Required {
-            let why = "the rule requires a direct path, to which this relay does not promote";
+        if let Some(why) = unserved(request.relay_mode, p2p_mode) {
             return vec![reject(RejectCode::BadGateway, why)];
         }
         let reserve = Action::Reserve { stream_id: request.stream_id, candidate: candidate.clone() };

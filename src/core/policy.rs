@@ -113,6 +113,16 @@ impl P2pMode {
     }
 }
 
+/// What rules ask for that this relay does not do: such a stream must not be served by something weaker.
+#[must_use]
+pub fn unserved(relay_mode: RelayMode, p2p_mode: P2pMode) -> Option<&'static str> {
+    match (relay_mode, p2p_mode) {
+        (RelayMode::Forward, _) => Some("the rule asks for the forward plane, which this relay does not run"),
+        (_, P2pMode::Required) => Some("the rule requires a direct path, to which this relay does not promote"),
+        (RelayMode::Splice, P2pMode::Allowed | P2pMode::Forbidden) => None,
+    }
+}
+
 /// How the relay carries a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -18,6 +18,10 @@ use crate::net::connection_ids::ConnectionIds;
 /// A thousand agents are told in a second; noise gets no more answers than that.
 const RESETS_APART: Duration = Duration::from_millis(1);
 
+/// What a client takes for the round trip time of a relay that it has not heard (RFC 9002 §6.2.2 allows a guess): a first datagram that is
+/// lost is sent again after three times as long, and not after a second. On a longer way some are sent twice.
+const FIRST_RTT: Duration = Duration::from_millis(100);
+
 /// Binds an endpoint; without `tls` it only dials. Must be called inside a tokio runtime.
 ///
 /// An unspecified IPv6 address takes IPv4 too.
@@ -25,7 +29,8 @@ const RESETS_APART: Duration = Duration::from_millis(1);
 /// # Errors
 /// When the socket cannot be bound, or the TLS configuration lacks what QUIC needs.
 pub fn bind(addr: SocketAddr, config: &QuicConfig, tls: Option<rustls::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    bind_as(addr, config, EndpointConfig::default(), tls)
+    let server = tls.map(|tls| server_config(tls, config)).transpose().map_err(io::Error::other)?;
+    bind_as(addr, config, EndpointConfig::default(), server)
 }
 
 /// What an endpoint shares with those that come after it at its address, and with nobody else (RFC 9000 §10.3.2).
@@ -46,29 +51,31 @@ impl fmt::Debug for EndpointSecrets {
 /// Binds an endpoint that knows the connections of an earlier one with the same secrets, and answers what still comes for them
 /// with a stateless reset (RFC 9000 §10.3): their peers need not wait to find out that they are gone.
 ///
-/// Listens once it is given a server's configuration.
-///
 /// # Errors
 /// As [`bind`].
-pub fn bind_again(addr: SocketAddr, config: &QuicConfig, secrets: &EndpointSecrets) -> io::Result<quinn::Endpoint> {
+pub fn bind_again(
+    addr: SocketAddr,
+    config: &QuicConfig,
+    secrets: &EndpointSecrets,
+    server: quinn::ServerConfig,
+) -> io::Result<quinn::Endpoint> {
     let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secrets.resets)));
     let ids = ConnectionIds::new(&secrets.ids);
     endpoint.cid_generator(move || Box::new(ids.clone()));
     endpoint.min_reset_interval(RESETS_APART);
-    bind_as(addr, config, endpoint, None)
+    bind_as(addr, config, endpoint, Some(server))
 }
 
 fn bind_as(
     addr: SocketAddr,
     config: &QuicConfig,
     mut endpoint: EndpointConfig,
-    tls: Option<rustls::ServerConfig>,
+    server: Option<quinn::ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
     let largest = config.max_mtu.max(config.initial_mtu);
     if u64::from(largest) > endpoint.get_max_udp_payload_size() {
         endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
     }
-    let server = tls.map(|tls| server_config(tls, config)).transpose().map_err(io::Error::other)?;
     let socket = bind_socket(addr, config.socket_buffer)?;
     quinn::Endpoint::new(endpoint, server, socket, Arc::new(quinn::TokioRuntime))
 }
@@ -97,7 +104,9 @@ pub fn client_config(
 ) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
     let crypto = QuicClientConfig::try_from(tls)?;
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(config)));
+    let mut transport = transport(config);
+    transport.initial_rtt(FIRST_RTT);
+    client.transport_config(Arc::new(transport));
     Ok(client)
 }
 
@@ -204,18 +213,18 @@ mod tests {
     /// At an address that another endpoint has just left, perhaps.
     async fn again(addr: SocketAddr, secret: u8) -> quinn::Endpoint {
         let config = QuicConfig::default();
-        let secrets = EndpointSecrets { resets: [secret; 32], ids: [secret + 100; 32] };
+        // The ids of all of them are told from noise alike.
+        let secrets = EndpointSecrets { resets: [secret; 32], ids: [1; 32] };
+        let server = server_config(harness::relay_tls(), &config).unwrap();
         let bound = async {
             loop {
-                match bind_again(addr, &config, &secrets) {
+                match bind_again(addr, &config, &secrets, server.clone()) {
                     Ok(endpoint) => break endpoint,
                     Err(_in_use) => tokio::task::yield_now().await,
                 }
             }
         };
-        let endpoint = soon(bound).await;
-        endpoint.set_server_config(Some(server_config(harness::relay_tls(), &config).unwrap()));
-        endpoint
+        soon(bound).await
     }
 
     #[tokio::test]

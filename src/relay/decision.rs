@@ -3,12 +3,15 @@
 use crate::clock::now_unix_ms;
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
-use crate::core::policy::{Effect, Query, Verdict};
+use crate::core::policy::{Effect, P2pMode, Query, RelayMode, Verdict, unserved};
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::vault::Vault;
 use crate::vault::streams::{Parties, StreamFacts};
 use crate::vault::traffic::LiveStream;
+
+/// Why nothing is allowed where new rules cannot be used for longer than `directory.max_staleness`.
+const TOO_OLD: &str = "the rules in force are too old, and newer ones cannot be used";
 
 /// What the rules are asked about one side of a stream (wire.md §4).
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +48,10 @@ impl<'a> Question<'a> {
         vault.policy.current().snapshot.decide(&query, now_unix_ms())
     }
 
-    /// What the rules in force say; audited and counted.
+    /// What the rules in force say of what begins now, unless they are too old; audited and counted.
     #[must_use]
     pub fn decide(&self, vault: &Vault) -> Verdict {
-        let verdict = self.ask(vault);
+        let verdict = if are_too_old(vault) { Verdict::denied(TOO_OLD) } else { self.ask(vault) };
         self.record(vault, &verdict);
         verdict
     }
@@ -72,6 +75,12 @@ impl<'a> Question<'a> {
     }
 }
 
+/// Whether newer rules could not be used for so long that nothing may begin under these.
+#[must_use]
+pub fn are_too_old(vault: &Vault) -> bool {
+    vault.policy.current().is_too_old(vault.config.now().directory.max_staleness)
+}
+
 /// Why the rules in force do not allow a stream that lives; audited.
 #[must_use]
 pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
@@ -85,13 +94,51 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
         by_relay(vault, consumer, Asked { target: provider.as_str(), method: "" }, *id, Effect::Deny, why);
         return Some(why.to_owned());
     }
-    Question::of_stream(parties, facts, *id).into_iter().find_map(|question| {
-        let verdict = question.ask(vault);
-        (!verdict.is_allowed()).then(|| {
-            question.record(vault, &verdict);
-            format!("denied ({}) by new rules: {}", question.side.name(), verdict.cause())
-        })
-    })
+    let denied = ask_both(vault, parties, facts, *id, Of::Living).err()?;
+    Some(format!("{denied} by new rules"))
+}
+
+/// What a stream is to those who ask about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// It comes here now: every answer is audited, and rules may be too old.
+    Arriving,
+    /// It lives here: an answer that ends it is audited.
+    Living,
+}
+
+/// What the rules in force say of a stream that was let in once, both sides: whether it may leave the relay; or why it is denied.
+///
+/// # Errors
+/// Why the stream is denied. It is audited.
+pub fn ask_both(
+    vault: &Vault,
+    parties: &Parties,
+    facts: &StreamFacts,
+    id: StreamId,
+    stream: Of,
+) -> Result<P2pMode, String> {
+    let (mut p2p_mode, mut relay_mode) = (facts.p2p_mode, RelayMode::Splice);
+    for question in Question::of_stream(parties, facts, id) {
+        let verdict = match stream {
+            Of::Arriving => question.decide(vault),
+            Of::Living => question.ask(vault),
+        };
+        if !verdict.is_allowed() {
+            if stream == Of::Living {
+                question.record(vault, &verdict);
+            }
+            return Err(format!("denied ({}): {}", question.side.name(), verdict.cause()));
+        }
+        p2p_mode = p2p_mode.combine(verdict.p2p_mode);
+        if question.side == Side::Caller {
+            relay_mode = verdict.relay_mode;
+        }
+    }
+    let Some(why) = unserved(relay_mode, p2p_mode) else { return Ok(p2p_mode) };
+    let asked = Asked { target: &facts.target, method: &facts.method };
+    by_relay(vault, &parties.consumer, asked, id, Effect::Deny, why);
+    Err(format!("denied: {why}"))
 }
 
 /// What a stream is asked for, as far as the relay knows: empty where it does not.

@@ -330,12 +330,14 @@ impl Connections {
         self.lock().by_generation.values().cloned().collect()
     }
 
-    /// The newest connection of an agent.
+    /// The newest connection of an agent on which HELLO was answered: on others it hears nothing yet.
     #[must_use]
     pub fn latest_of(&self, agent: &AgentUri) -> Option<Arc<AgentConnection>> {
         let established = self.lock();
-        let latest = established.by_agent.get(agent)?.last()?;
-        established.by_generation.get(latest).cloned()
+        let mut newest_first = established.by_agent.get(agent)?.iter().rev();
+        newest_first.find_map(|generation| {
+            established.by_generation.get(generation).filter(|connection| connection.accepted().is_some()).cloned()
+        })
     }
 
     /// How many there are.

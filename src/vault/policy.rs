@@ -1,7 +1,7 @@
 //! The published rules. Readers never wait: a snapshot is swapped in whole.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -17,6 +17,16 @@ pub struct Published {
     pub at: Option<SystemTime>,
     /// What is odd about them, or why newer ones are not in force.
     pub warnings: Vec<String>,
+    /// Since when newer ones cannot be used; `None`: these are the newest.
+    pub outdated: Option<Instant>,
+}
+
+impl Published {
+    /// Whether newer rules could not be used for longer than `most`; zero: however long.
+    #[must_use]
+    pub fn is_too_old(&self, most: Duration) -> bool {
+        !most.is_zero() && self.outdated.is_some_and(|since| since.elapsed() > most)
+    }
 }
 
 /// See the module's documentation.
@@ -25,7 +35,8 @@ pub struct PolicyStore(ArcSwap<Published>);
 
 impl Default for PolicyStore {
     fn default() -> Self {
-        Self(ArcSwap::from_pointee(Published { snapshot: Arc::default(), at: None, warnings: Vec::new() }))
+        let (snapshot, warnings) = (Arc::default(), Vec::new());
+        Self(ArcSwap::from_pointee(Published { snapshot, at: None, warnings, outdated: None }))
     }
 }
 
@@ -41,11 +52,12 @@ impl PolicyStore {
         let current = self.current();
         let mut warnings: Vec<_> = problems.0.iter().map(|problem| format!("not in force: {problem}")).collect();
         warnings.extend(current.warnings.iter().filter(|warning| !warning.starts_with("not in force: ")).cloned());
-        self.0.store(Arc::new(Published { snapshot: current.snapshot.clone(), at: current.at, warnings }));
+        let (snapshot, outdated) = (current.snapshot.clone(), current.outdated.or_else(|| Some(Instant::now())));
+        self.0.store(Arc::new(Published { snapshot, at: current.at, warnings, outdated }));
     }
 
     /// Puts `snapshot` in force.
     pub fn publish(&self, snapshot: Snapshot, at: SystemTime, warnings: Vec<String>) {
-        self.0.store(Arc::new(Published { snapshot: Arc::new(snapshot), at: Some(at), warnings }));
+        self.0.store(Arc::new(Published { snapshot: Arc::new(snapshot), at: Some(at), warnings, outdated: None }));
     }
 }

@@ -159,6 +159,11 @@ pub async fn dial(addr: SocketAddr, client: rustls::ClientConfig) -> Result<quin
     endpoint.connect_with(config, addr, "localhost").unwrap().await
 }
 
+/// Rules by which everyone of `acme` may call everyone, in this way.
+pub fn asking_for(way: &str) -> String {
+    format!("{OPEN_WORLD}{way}\n")
+}
+
 pub fn agent(n: u8) -> AgentUri {
     agent_of("acme", n)
 }

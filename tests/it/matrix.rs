@@ -27,7 +27,7 @@ pub mod world;
 const FAULTS: [Fault; 4] = [Fault::Kill, Fault::Panic, Fault::Hang, Fault::Stop];
 const LOADS: [Load; 3] = [Load::Idle, Load::Bulk, Load::Small];
 /// The relay's `limits.handler` in here: for that long a hang goes unnoticed.
-const HANG_DEADLINE: Duration = Duration::from_millis(300);
+pub const HANG_DEADLINE: Duration = Duration::from_millis(300);
 /// Repeats of each cell in the whole run, unless `MATRIX_N` says otherwise.
 const REPEATS: usize = 5;
 
@@ -54,7 +54,7 @@ fn ends_for_good(kind: &str, fault: Fault) -> bool {
 }
 
 /// Every kind but the root, whose end is the process's (see `fault.rs` and `singletons.rs`), and an entry, which lives only
-/// while a half of a stream waits for the other (see `resume.rs`).
+/// while a half of a stream waits for the other (see `survival/cuts.rs`: all four, under bulk).
 fn victims() -> impl Iterator<Item = &'static str> {
     KINDS.into_iter().map(|(kind, _)| kind).filter(|kind| !["relay", "entry"].contains(kind))
 }

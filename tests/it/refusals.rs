@@ -4,7 +4,7 @@ use outrelay::core::frame::Frame;
 use outrelay::net::framed::write_frame;
 use outrelay::proto::orp;
 
-use crate::harness::{Deployment, agent, eventually, pair, rejection};
+use crate::harness::{Deployment, agent, asking_for, eventually, pair, rejection};
 
 #[tokio::test]
 async fn a_caller_that_no_rule_allows_is_denied_with_403() {
@@ -184,8 +184,7 @@ async fn one_service_more_than_the_limit_is_refused_with_429() {
 async fn a_rule_that_asks_for_what_this_relay_does_not_do_refuses_the_stream() {
     for mode in ["relay = \"forward\"", "p2p = \"required\""] {
         let deployment = Deployment::new();
-        let rules = format!("[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\n{mode}\n");
-        let relay = deployment.relay_with(&rules).await;
+        let relay = deployment.relay_with(&asking_for(mode)).await;
         let mut provider = deployment.peer(&relay, 1, &[]).await;
         provider.register("svc").await;
         let consumer = deployment.peer(&relay, 2, &[]).await;

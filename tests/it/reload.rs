@@ -11,7 +11,9 @@ use outrelay::proto::orp;
 use outrelay::relay::Relay;
 use time::OffsetDateTime;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, dial, drain, eventually, pair, rejection, soon, take};
+use crate::harness::{
+    Deployment, OPEN_WORLD, Peer, agent, asking_for, dial, drain, eventually, pair, rejection, soon, take,
+};
 
 mod program;
 
@@ -52,6 +54,32 @@ async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why(
     std::fs::write(&rules, OPEN_WORLD).unwrap();
     relay.reload();
     eventually("nothing is wrong any more", || published().warnings.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_renewed_for_too_long_deny_what_begins_and_leave_live_streams() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.directory.max_staleness = std::time::Duration::from_millis(1);
+    let relay = Relay::start(config).await.unwrap();
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+
+    std::fs::write(deployment.dir.path().join("r1-rules.toml"), "[[rule]]\nid = 5\n").unwrap();
+    relay.reload();
+    let published = || relay.vault().policy.current();
+    eventually("they are too old", || published().is_too_old(std::time::Duration::from_millis(1)).then_some(())).await;
+    let (code, reason) = rejection(&mut consumer.open("svc", 2).await).await;
+    assert_eq!((code, reason.contains("too old")), (403, true), "{reason}");
+    up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut down.recv, 2).await, b"on");
+
+    std::fs::write(deployment.dir.path().join("r1-rules.toml"), OPEN_WORLD).unwrap();
+    relay.reload();
+    eventually("new ones are in force", || published().outdated.is_none().then_some(())).await;
+    pair(&consumer, &provider, 3).await;
 }
 
 #[tokio::test]
@@ -103,6 +131,22 @@ async fn new_rules_end_the_live_streams_that_they_deny_and_no_other() {
         eventually("it waits", || (relay.vault().parking.len() == 1).then_some(())).await;
     }
     assert_eq!(drain(&mut halves[1].recv).await.1, code);
+}
+
+#[tokio::test]
+async fn new_rules_that_ask_for_what_the_relay_does_not_do_end_live_streams_too() {
+    for way in ["relay = \"forward\"", "p2p = \"required\""] {
+        let deployment = Deployment::new();
+        let relay = deployment.relay().await;
+        let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+        provider.register("svc").await;
+        let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+        let (mut up, mut down) = pair(&consumer, &provider, 7).await;
+        std::fs::write(deployment.dir.path().join("r1-rules.toml"), asking_for(way)).unwrap();
+        relay.reload();
+        let code = End::Reset(outrelay::core::reject::ResetCode::DENIED);
+        assert_eq!((drain(&mut up.recv).await.1, drain(&mut down.recv).await.1), (code, code), "{way}");
+    }
 }
 
 #[tokio::test]

@@ -18,9 +18,10 @@ use outrelay::proto::orp;
 use outrelay::relay::Relay;
 use outrelay::supervise::fault::Fault;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, agent_of, drain, eventually, pair, soon, take};
+use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, agent_of, asking_for, drain, eventually, pair, soon, take};
 
 mod agents;
+mod caps;
 mod keys;
 
 const OURS: &[&str] = &["resume-code", "fin-state", "resume-call", "resume-echo", "resume-ticket"];
@@ -361,7 +362,10 @@ async fn a_rule_that_denies_by_now_denies_the_resume_on_either_side() {
     };
     let callers = deny(agent(2).as_str(), "svc");
     let callees = deny(agent(1).as_str(), agent(2).as_str());
-    for (side, rules) in [("caller", callers.as_str()), ("callee", callees.as_str()), ("caller", "")] {
+    // What a relay of splices alone does not do is not served by something weaker.
+    let [forward, direct] = ["relay = \"forward\"", "p2p = \"required\""].map(asking_for);
+    let all = [("caller", callers.as_str()), ("callee", callees.as_str()), ("caller", "")];
+    for (side, rules) in all.into_iter().chain([("relay", forward.as_str()), ("relay", direct.as_str())]) {
         let second = fleet.relay_of(fleet.config("r2", rules)).await;
         let one = second.consumers(7, &ticket).await;
         second.parked(1).await;

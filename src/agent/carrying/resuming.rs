@@ -143,6 +143,8 @@ fn refusal(end: &End) -> Attempt {
         End::Fin => Attempt::Refused("refused by the relay".to_owned()),
         End::Lost => Attempt::Again("the session ended".to_owned()),
         End::Reset(code) if verdict(*code) == Verdict::Path => Attempt::Again(format!("reset with {code}")),
+        // Full now, and perhaps not in a moment: the stream has time.
+        End::Reset(ResetCode::LIMIT) => Attempt::Again("the relay is full".to_owned()),
         End::Reset(code) => Attempt::Refused(format!("reset by the relay with {code}")),
     }
 }

@@ -1,28 +1,32 @@
 //! Which relay of a list is taken.
 //!
-//! All agents of a deployment are to meet, so the order of the list decides, and not who is quickest. But a relay that is dead must not
-//! be waited for in turn. So each is asked a little after the one before, while that may still answer; and once one has answered, those
+//! All agents of a deployment are to meet, so the order of the list decides, and not who is quickest. But relays that are dead must not be
+//! waited for in turn. So each is asked a little after the one before, while that may still answer; and once one has answered, those
 //! before it are waited for only so long as they might need: [`PATIENCE`] from when they were asked where streams wait, all of the
-//! connect timeout where nobody is in a hurry. Nothing but a connection is made here: one relay alone hears HELLO.
+//! connect timeout where nobody is in a hurry.
 //!
-//! Where it was this agent's own network that was away, those before the first that answers are back as well, but their first datagrams
-//! are lost, and the next are a second away. So they are asked once more.
+//! Where it was this agent's own network that was away, those before the first that answers are back as well, but what they were sent is
+//! lost, and it is long until it is sent again. So those that have had their time are asked once more.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::{DialError, no_session};
+use super::DialError;
 use crate::agent::vault::session::Target;
 
 /// How much later the next relay is asked while the one before has not answered (RFC 8305 §5, Connection Attempt Delay).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How long a relay is waited for where streams wait and one that comes after it has answered; four times as long as that one took, if
-/// that is longer. Enough for a relay that a thousand agents dial at once after its restart.
+/// How long a relay is waited for where streams wait and another one was heard; four times as long as that one took, if that is longer.
 const PATIENCE: Duration = Duration::from_millis(750);
-/// How long a relay that is asked once more is waited for: four times as long as the one that has answered took, within this.
+/// Who was asked so long ago is asked once more when another one has answered. Not sooner: a relay that is slow because many ask it is
+/// not helped by more questions, and what is lost is sent again after 300 ms.
+const LOST: Duration = Duration::from_millis(500);
+/// How long the answer to that is waited for at least, and at most: four times as long as the one that has answered took.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// How a relay is asked.
@@ -34,44 +38,63 @@ pub(super) enum Ask {
     Again,
 }
 
+/// What a relay is to be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub target: Target,
+    pub ask: Ask,
+    /// How long for a connection.
+    pub within: Duration,
+    hello: Arc<AtomicBool>,
+}
+
+impl Question {
+    /// True once for each relay: it hears HELLO on one connection alone, and would take the later one for the agent's.
+    pub(super) fn may_say_hello(&self) -> bool {
+        !self.hello.swap(true, Ordering::Relaxed)
+    }
+}
+
 /// How long relays are waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// At most.
+    /// At most, for a connection.
     pub connect: Duration,
     /// Whether streams live that have no session.
     pub streams_wait: bool,
 }
 
-/// See the module's documentation. `C` is a connection.
-pub(super) struct Race<'a, C, F> {
+/// See the module's documentation. `S` is a session.
+pub(super) struct Race<'a, S, F> {
     pace: Pace,
     reach: F,
-    runners: Vec<Runner<C>>,
-    asked: FuturesUnordered<BoxFuture<'a, (usize, Result<C, DialError>)>>,
-    one_has_answered: bool,
+    runners: Vec<Runner<S>>,
+    open: FuturesUnordered<BoxFuture<'a, (usize, Result<S, DialError>)>>,
+    /// How long those are waited for that are asked: set when one was heard.
+    patience: Option<Duration>,
 }
 
 /// A relay of the list.
 #[derive(Debug)]
-struct Runner<C> {
+struct Runner<S> {
     target: Target,
-    state: State<C>,
-    /// How often it is being asked just now.
+    state: State<S>,
+    /// How many questions to it are open.
     open: usize,
     began: Instant,
-    /// How long it is waited for once another has answered.
+    /// It is waited for until then because it was asked again.
     until: Instant,
+    hello: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
-enum State<C> {
+enum State<S> {
     Waits,
     Asked,
-    Answered(C),
+    Answered(S),
     /// Nothing was heard of it.
     Unheard,
-    /// It cannot be had, or was taken.
+    /// It was heard, and cannot be had.
     Out,
 }
 
@@ -83,68 +106,85 @@ enum Turn {
     Over,
 }
 
-impl<'a, C, F> Race<'a, C, F>
+/// How a race ended.
+#[derive(Debug)]
+pub(super) struct Outcome<S> {
+    /// Who is taken; nobody, if nobody can be had.
+    pub taken: Option<S>,
+    /// The others that have answered.
+    pub others: Vec<S>,
+}
+
+impl<'a, S, F> Race<'a, S, F>
 where
-    C: Send + 'a,
-    F: Fn(Target, Ask) -> BoxFuture<'a, Result<C, DialError>>,
+    S: Send + 'a,
+    F: Fn(Question) -> BoxFuture<'a, Result<S, DialError>>,
 {
-    /// Nobody is asked before [`Race::next`].
+    /// Nobody is asked before [`Race::run`].
     pub(super) fn new(targets: Vec<Target>, pace: Pace, reach: F) -> Self {
         let now = Instant::now();
-        let runner = |target| Runner { target, state: State::Waits, open: 0, began: now, until: now };
+        let runner = |target| {
+            let (state, hello) = (State::Waits, Arc::default());
+            Runner { target, state, open: 0, began: now, until: now, hello }
+        };
         let runners = targets.into_iter().map(runner).collect();
-        Self { pace, reach, runners, asked: FuturesUnordered::new(), one_has_answered: false }
+        Self { pace, reach, runners, open: FuturesUnordered::new(), patience: None }
     }
 
-    /// The relay to take; once more, if that came to nothing. `None` when there is none left. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<(Target, C)> {
-        loop {
+    /// To the end. What is open then is dropped.
+    pub(super) async fn run(mut self) -> Outcome<S> {
+        let taken = loop {
             let wake = match self.turn(Instant::now()) {
                 Turn::Ask(at) => {
                     self.ask(at, Ask::First, self.pace.connect);
                     continue;
                 }
-                Turn::Take(at) => return self.take(at),
-                Turn::Over => return None,
-                Turn::Wait(until) => {
-                    async move {
-                        match until {
-                            Some(until) => sleep_until(until).await,
-                            None => std::future::pending().await,
-                        }
-                    }
-                }
+                Turn::Take(at) => break Some(at),
+                Turn::Over => break None,
+                Turn::Wait(until) => wait(until),
             };
             tokio::select! {
-                Some((at, reached)) = self.asked.next() => self.on_reached(at, reached),
+                Some((at, answer)) = self.open.next() => self.on_answer(at, answer),
                 () = wake => {}
             }
+        };
+        self.told_how_it_ended(taken);
+        let mut outcome = Outcome { taken: None, others: Vec::new() };
+        for (at, runner) in self.runners.into_iter().enumerate() {
+            match runner.state {
+                State::Answered(session) if taken == Some(at) => outcome.taken = Some(session),
+                State::Answered(session) => outcome.others.push(session),
+                _ => {}
+            }
         }
-    }
-
-    /// The others that have answered.
-    pub(super) fn others(self) -> impl Iterator<Item = C> {
-        self.runners.into_iter().filter_map(|runner| match runner.state {
-            State::Answered(connection) => Some(connection),
-            _ => None,
-        })
+        outcome
     }
 
     fn turn(&self, now: Instant) -> Turn {
         if let Some(best) = self.runners.iter().position(|runner| matches!(runner.state, State::Answered(_))) {
-            let earlier = self.runners.iter().take(best).filter(|runner| runner.open > 0);
-            return match earlier.map(|runner| runner.until).max() {
+            return match self.awaited(best) {
                 Some(until) if until > now => Turn::Wait(Some(until)),
                 _ => Turn::Take(best),
             };
         }
         let Some(next) = self.runners.iter().position(|runner| matches!(runner.state, State::Waits)) else {
-            return if self.asked.is_empty() { Turn::Over } else { Turn::Wait(None) };
+            // Where one has refused, those that are not heard are not waited for longer than where one has answered.
+            return match self.awaited(self.runners.len()) {
+                Some(until) if self.patience.is_none() || until > now => Turn::Wait(self.patience.map(|_| until)),
+                _ => Turn::Over,
+            };
         };
         match next.checked_sub(1).and_then(|last| self.runners.get(last)) {
             Some(last) if last.open > 0 && last.began + HEAD_START > now => Turn::Wait(Some(last.began + HEAD_START)),
             _ => Turn::Ask(next),
         }
+    }
+
+    /// Until when those before `at` are waited for that are still asked. `None`: there are none.
+    fn awaited(&self, at: usize) -> Option<Instant> {
+        let patience = self.patience.unwrap_or(self.pace.connect);
+        let open = self.runners.iter().take(at).filter(|runner| runner.open > 0);
+        open.map(|runner| runner.until.max(runner.began + patience)).max()
     }
 
     fn ask(&mut self, at: usize, ask: Ask, within: Duration) {
@@ -154,64 +194,78 @@ where
         }
         runner.state = State::Asked;
         runner.open += 1;
-        let reached = (self.reach)(runner.target.clone(), ask);
-        let reached = async move {
-            let reached = timeout(within, reached).await;
-            (at, reached.unwrap_or(Err(DialError::ConnectTimedOut(within))))
-        };
-        self.asked.push(Box::pin(reached));
+        let question = Question { target: runner.target.clone(), ask, within, hello: Arc::clone(&runner.hello) };
+        let answer = (self.reach)(question);
+        self.open.push(Box::pin(async move { (at, answer.await) }));
     }
 
-    fn on_reached(&mut self, at: usize, reached: Result<C, DialError>) {
+    fn on_answer(&mut self, at: usize, answer: Result<S, DialError>) {
         let Some(runner) = self.runners.get_mut(at) else { return };
         runner.open -= 1;
-        match reached {
-            Ok(connection) => {
-                if !matches!(runner.state, State::Asked) {
-                    tracing::trace!(relay = %runner.target.address, "answered twice");
-                    return;
+        let took = runner.began.elapsed();
+        match answer {
+            Ok(session) => {
+                runner.state = State::Answered(session);
+                if self.patience.is_none() {
+                    self.be_patient(took);
                 }
-                runner.state = State::Answered(connection);
-                let took = runner.began.elapsed();
-                if !std::mem::replace(&mut self.one_has_answered, true) {
-                    self.ask_again(at, took);
-                }
+                self.ask_again(at, took);
             }
+            // The other connection to it goes on.
+            Err(DialError::Twice) => {}
             Err(error) => {
-                no_session(&runner.target, &error);
+                // As a quoted text: it may hold what a peer said.
+                tracing::warn!(relay = %runner.target.address, error = error.to_string(), "no session");
                 if runner.open == 0 && matches!(runner.state, State::Asked) {
                     runner.state = if error.is_unheard() { State::Unheard } else { State::Out };
                 }
+                if self.patience.is_none() && !error.is_unheard() {
+                    self.be_patient(took);
+                }
             }
         }
     }
 
-    /// All before `first`, which was the first to answer and took so long.
-    fn ask_again(&mut self, first: usize, took: Duration) {
-        let now = Instant::now();
+    /// One was heard after so long: our network is there.
+    fn be_patient(&mut self, took: Duration) {
         let Pace { connect, streams_wait } = self.pace;
-        let patience = if streams_wait { PATIENCE.max(took * 4).min(connect) } else { connect };
+        self.patience = Some(if streams_wait { PATIENCE.max(took * 4).min(connect) } else { connect });
+    }
+
+    /// Those before the one that has answered, and took so long.
+    fn ask_again(&mut self, answered: usize, took: Duration) {
+        let now = Instant::now();
         let [least, most] = AGAIN;
-        let again = (took * 4).clamp(least, most);
-        for at in 0..first {
+        let patience = self.patience.unwrap_or(self.pace.connect);
+        for at in 0..answered {
             let Some(runner) = self.runners.get_mut(at) else { return };
-            if matches!(runner.state, State::Asked | State::Unheard) {
-                runner.until = (runner.began + patience).max(now + again);
-                self.ask(at, Ask::Again, again);
+            let is_lost = match runner.state {
+                State::Unheard => true,
+                // Once.
+                State::Asked => runner.open == 1 && runner.until <= runner.began && runner.began + LOST <= now,
+                _ => false,
+            };
+            if is_lost {
+                runner.until = (runner.began + patience).max(now + (took * 4).clamp(least, most));
+                let within = runner.until - now;
+                self.ask(at, Ask::Again, within);
             }
         }
     }
 
-    fn take(&mut self, at: usize) -> Option<(Target, C)> {
-        for earlier in self.runners.iter().take(at).filter(|runner| runner.open > 0) {
-            let within = earlier.began.elapsed();
-            tracing::warn!(relay = %earlier.target.address, ?within, "no session: no answer yet, but another relay has answered");
+    fn told_how_it_ended(&self, taken: Option<usize>) {
+        let passed_over = taken.map_or(self.runners.as_slice(), |taken| self.runners.get(..taken).unwrap_or_default());
+        for runner in passed_over.iter().filter(|runner| runner.open > 0) {
+            let within = runner.began.elapsed();
+            tracing::warn!(relay = %runner.target.address, error = format!("no answer within {within:?}"), "no session");
         }
-        let runner = self.runners.get_mut(at)?;
-        match std::mem::replace(&mut runner.state, State::Out) {
-            State::Answered(connection) => Some((runner.target.clone(), connection)),
-            _ => None,
-        }
+    }
+}
+
+async fn wait(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 

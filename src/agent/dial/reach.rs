@@ -29,14 +29,14 @@ pub(super) struct Reached {
 pub(super) async fn reach(
     vault: &AgentVault,
     client: &quinn::ClientConfig,
-    address: HostPort,
+    address: &HostPort,
     ask: Ask,
 ) -> Result<Reached, DialError> {
     let stagger = match ask {
         Ask::First => STAGGER,
         Ask::Again => Duration::ZERO,
     };
-    let quic = connect(vault, client, &address, stagger).await?;
+    let quic = connect(vault, client, address, stagger).await?;
     let relay = relay_of(&quic)?;
     if vault.leaving().iter().any(|session| session.relay == relay) {
         quic.close(0_u32.into(), b"this relay drains");
@@ -71,7 +71,10 @@ async fn connect_to(
     tokio::time::sleep(after).await;
     let connecting = vault.endpoint.connect_with(client.clone(), addr, &vault.config.server_name);
     let connecting = connecting.map_err(|error| DialError::Connect(error.to_string()))?;
-    connecting.await.map_err(|error| DialError::Connect(error.to_string()))
+    connecting.await.map_err(|error| match error {
+        quinn::ConnectionError::TimedOut => DialError::ConnectTimedOut(vault.config.quic.idle_timeout),
+        error => DialError::Connect(error.to_string()),
+    })
 }
 
 /// TLS has proven a certificate of the deployment; that of another *agent* must not pass for a relay's.

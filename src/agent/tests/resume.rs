@@ -17,6 +17,7 @@ use crate::proto::orp;
 const RESUMABLE: u32 = 0x10;
 const RETRY: u32 = 0x12;
 const NOT_RESUMABLE: u32 = 0x14;
+const LIMIT: u32 = 0x15;
 
 /// A stream that is open, and has carried nothing.
 struct Open {
@@ -133,7 +134,7 @@ async fn a_half_that_is_cut_itself_is_sent_again() {
     let mut scene = scene(&NAMED, |_| {}).await;
     let Open { mut local, mut stream, id } = scene.open().await;
     stream.send.reset(RESUMABLE.into()).unwrap();
-    for code in [RESUMABLE, RETRY, RESUMABLE] {
+    for code in [RESUMABLE, RETRY, LIMIT] {
         let (mut half, _) = resume(&scene.peer).await;
         half.send.reset(code.into()).unwrap();
     }

@@ -132,6 +132,25 @@ async fn relays_are_dialled_for_ever_until_one_answers() {
 }
 
 #[tokio::test]
+async fn a_first_relay_that_is_slow_is_taken_all_the_same_and_the_second_is_told_so() {
+    let deployment = Deployment::new();
+    let (first, second) = (deployment.relay(), deployment.relay());
+    let mut config = deployment.config(&[first.addr(), second.addr()]);
+    config.expose = vec!["one=127.0.0.1:1".parse().unwrap()];
+    let agent = Agent::start(config).await.unwrap();
+    // The first takes no connection yet, so the second is asked, and answers.
+    let other = second.greet(&FEATURES).await;
+    let mut peer = first.greet(&FEATURES).await;
+    peer.acknowledge_register().await;
+    soon(agent.wait_registered()).await;
+    let quinn::ConnectionError::ApplicationClosed(close) = soon(other.quic.closed()).await else {
+        panic!("not closed")
+    };
+    assert!(String::from_utf8_lossy(&close.reason).contains("comes before this one"), "{close}");
+    agent.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_broken_frame_ends_the_session_with_a_reason() {
     let deployment = Deployment::new();
     let relay = deployment.relay();

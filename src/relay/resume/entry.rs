@@ -25,7 +25,7 @@ use crate::core::resume::pairing::{CALL_EVERY, Half, HalfId, Known, Match, Outco
 use crate::core::ticket::TicketFacts;
 use crate::net::stream::WriteEnd;
 use crate::proto::orp;
-use crate::relay::decision::{self, Asked, Question};
+use crate::relay::decision::{self, Asked, Of};
 use crate::relay::splices::splice::Pair;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -35,6 +35,8 @@ use crate::vault::parking::{ArrivedHalf, Claim};
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Known as Indexed, Parties, StreamFacts};
 
+/// The outcome, in metrics, of two halves of a stream that this relay let in.
+const OPENED_HERE: &str = "matched";
 /// The outcome, in metrics, of two halves that only a rule joins.
 const UNPROVEN: &str = "matched_unproven";
 
@@ -268,7 +270,7 @@ impl EntryState {
         let origin = match (self.indexed(), self.proven.take().filter(|_| matched.proof == Proof::Parties)) {
             (Some(Indexed { parties, facts, .. }), _) => {
                 let facts = facts.unwrap_or_else(|| self.unseen(&parties));
-                Ok(Joined { parties, facts, how: "matched" })
+                Ok(Joined { parties, facts, how: OPENED_HERE })
             }
             (None, Some(ticket)) => self.proven_by(&ticket),
             (None, None) => {
@@ -283,7 +285,7 @@ impl EntryState {
             Err(why) => return self.refuse_both(matched, why),
         };
         // A stream that was opened here was let in then; this only keeps a drain waiting until it is counted again.
-        let limit = if how == UNPROVEN { self.vault().config.now().limits.streams } else { usize::MAX };
+        let limit = if how == OPENED_HERE { usize::MAX } else { self.vault().config.now().limits.streams };
         let admitted = self.vault().traffic.admit(limit);
         if admitted.is_none() {
             self.vault().metrics.limit_hit("streams");
@@ -337,15 +339,11 @@ impl EntryState {
             p2p_mode: ticket.p2p_mode,
             opened_at: SystemTime::now(),
         };
-        let mut p2p_mode = facts.p2p_mode;
-        for question in Question::of_stream(&parties, &facts, self.claim.stream_id()) {
-            let verdict = question.decide(self.vault());
-            if !verdict.is_allowed() {
-                return Err(Refusal::RulesDeny);
-            }
-            p2p_mode = p2p_mode.combine(verdict.p2p_mode);
-        }
-        facts.p2p_mode = p2p_mode;
+        let asked = decision::ask_both(self.vault(), &parties, &facts, self.claim.stream_id(), Of::Arriving);
+        facts.p2p_mode = asked.map_err(|why| {
+            self.note(why);
+            Refusal::RulesDeny
+        })?;
         Ok(Joined { parties, facts: Arc::new(facts), how: "matched_ticket" })
     }
 

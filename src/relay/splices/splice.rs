@@ -115,7 +115,6 @@ pub struct SpliceState {
     _counted: Counted,
     reservation: Reservation,
     _routed: Routed,
-    _stream_uses: [StreamUse; 2],
 }
 
 /// One direction.
@@ -154,8 +153,11 @@ impl Actor for Splice {
         let drop_code = SharedDropCode::new(lost);
         consumer.share_drop_code(&drop_code);
         provider.share_drop_code(&drop_code);
-        let up = Lane::start(&slot, Direction::Up, consumer.recv, provider.send, pair.to_provider, pair.codes);
-        let down = Lane::start(&slot, Direction::Down, provider.recv, consumer.send, pair.to_consumer, pair.codes);
+        let [consumer_use, provider_use] = pair.stream_uses.map(Arc::new);
+        let uses = [Arc::clone(&consumer_use), Arc::clone(&provider_use)];
+        let up = Lane::start(&slot, Direction::Up, (consumer.recv, provider.send), pair.to_provider, pair.codes, uses);
+        let (halves, uses) = ((provider.recv, consumer.send), [provider_use, consumer_use]);
+        let down = Lane::start(&slot, Direction::Down, halves, pair.to_consumer, pair.codes, uses);
         pair.reservation.carried_by(slot.node(), &pair.facts);
         describe(&slot, &about, &up.count, &down.count);
         recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
@@ -190,7 +192,6 @@ impl Actor for Splice {
             down,
             reservation: pair.reservation,
             _routed: pair.routed,
-            _stream_uses: pair.stream_uses,
         })
     }
 
@@ -238,10 +239,10 @@ impl Lane {
     fn start(
         slot: &Slot<SpliceMsg>,
         direction: Direction,
-        source: RecvHalf,
-        sink: SendHalf,
+        (source, sink): (RecvHalf, SendHalf),
         echo: Option<Fields>,
         codes: CodeAgreement,
+        [source_use, sink_use]: [Arc<StreamUse>; 2],
     ) -> Self {
         let count = Arc::new(PumpCount::default());
         let counted = Arc::clone(&count);
@@ -254,10 +255,15 @@ impl Lane {
             let echo = echo.map(|echo| Frame::StreamResume(echo.to_resume(Vec::new())).encode());
             // Taken before the pump takes the sink.
             let delivered = sink.stopped();
-            match pump::pump_behind(echo, source, sink, &counted, codes).await {
+            let end = pump::pump_behind(echo, source, sink, &counted, codes).await;
+            // Its peer may open another one now.
+            drop(source_use);
+            let end = match end {
                 PumpEnd::Fin => delivered_end(delivered.await),
                 cut => cut,
-            }
+            };
+            drop(sink_use);
+            end
         };
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));
         Self { count, end: None, _pump: pump }

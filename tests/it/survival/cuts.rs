@@ -8,6 +8,7 @@ use outrelay::supervise::fault::Fault;
 use super::forwarder::Wire;
 use super::{BOTH, NO_REASON, RESUMABLE, Wired, is_at, resumed, session};
 use crate::harness::{ALONE, eventually};
+use crate::matrix::HANG_DEADLINE;
 use crate::matrix::ends::{CONSUMER, PROVIDER};
 use crate::matrix::world::World;
 
@@ -138,14 +139,16 @@ async fn twenty_kills_of_each_kind_and_twenty_panics_cost_no_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_that_is_struck_again_and_again_while_a_half_waits_costs_no_byte() {
-    let wired = Wired::start().await;
+    let wired = Wired::with(|config| config.limits.handler = HANG_DEADLINE, |_, _| {}).await;
     let transfer = wired.world.raw().await.transfer_of(4 * MIB, 4 * MIB, 80);
     is_at(&transfer, 20).await;
     // One agent is held back, but not for so long that it gives its session up.
     wired.provider.set(Wire::Holds);
     wired.world.kill("splice").await;
     let mut entries = Vec::new();
-    for fault in [Fault::Kill, Fault::Panic].into_iter().cycle().take(8) {
+    let quick = [Fault::Kill, Fault::Panic, Fault::Stop].into_iter().cycle().take(9);
+    // The last hangs when the other half comes, which is sent again.
+    for fault in quick.chain([Fault::Hang]) {
         let next = eventually("an entry", || {
             let tree = wired.world.relay.tree();
             let entry = tree.walk().find(|actor| actor.kind == "entry" && !entries.contains(&actor.id))?;

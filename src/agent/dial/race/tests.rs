@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
-use tokio::time::{advance, sleep};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 
@@ -28,7 +28,7 @@ enum Answer {
 type Log = Arc<Mutex<Vec<(&'static str, u64, Ask)>>>;
 
 type Reached = BoxFuture<'static, Result<&'static str, DialError>>;
-type Reach = Box<dyn Fn(Target, Ask) -> Reached>;
+type Reach = Box<dyn Fn(Question) -> Reached>;
 
 struct World {
     log: Log,
@@ -47,10 +47,10 @@ fn world(relays: &[(&'static str, Answer)], streams_wait: bool) -> World {
     let targets = relays.iter().map(|(name, _)| target(name)).collect();
     let answers: HashMap<_, _> = relays.iter().map(|(name, answer)| (target(name).address, (*name, *answer))).collect();
     let asked = Arc::clone(&log);
-    let reach = move |target: Target, ask| {
-        let (name, answer) = answers[&target.address];
-        asked.lock().unwrap().push((name, elapsed(start), ask));
-        async move {
+    let reach = move |question: Question| {
+        let (name, answer) = answers[&question.target.address];
+        asked.lock().unwrap().push((name, elapsed(start), question.ask));
+        let answer = async move {
             match answer {
                 Answer::After(millis) => sleep(ms(millis)).await,
                 Answer::Refuses(millis) => {
@@ -64,7 +64,12 @@ fn world(relays: &[(&'static str, Answer)], streams_wait: bool) -> World {
                 Answer::BackAt(millis) | Answer::NameBackAt(millis) if elapsed(start) >= millis => sleep(ms(1)).await,
                 Answer::BackAt(_) | Answer::NameBackAt(_) | Answer::Never => std::future::pending().await,
             }
-            Ok(name)
+            Ok(())
+        };
+        async move {
+            let within = question.within;
+            timeout(within, answer).await.unwrap_or(Err(DialError::ConnectTimedOut(within)))?;
+            if question.may_say_hello() { Ok(name) } else { Err(DialError::Twice) }
         }
         .boxed()
     };
@@ -76,11 +81,25 @@ fn elapsed(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap()
 }
 
+/// How a race went.
+struct Went {
+    taken: &'static str,
+    /// Milliseconds.
+    after: u64,
+    others: Vec<&'static str>,
+    log: Log,
+}
+
 impl World {
-    /// Who is taken next, and when.
-    async fn next(&mut self) -> (&'static str, u64) {
-        let taken = self.race.next().await.map_or("nobody", |(_, name)| name);
-        (taken, elapsed(self.start))
+    async fn run(self) -> Went {
+        let Outcome { taken, others } = self.race.run().await;
+        Went { taken: taken.unwrap_or("nobody"), after: elapsed(self.start), others, log: self.log }
+    }
+}
+
+impl Went {
+    fn taken(&self) -> (&'static str, u64) {
+        (self.taken, self.after)
     }
 
     fn asked(&self, name: &str) -> Vec<(u64, Ask)> {
@@ -88,82 +107,100 @@ impl World {
     }
 }
 
+async fn hurried(relays: &[(&'static str, Answer)]) -> Went {
+    world(relays, true).run().await
+}
+
+async fn calm(relays: &[(&'static str, Answer)]) -> Went {
+    world(relays, false).run().await
+}
+
 use Answer::{After, BackAt, NameBackAt, Never, NoName, Refuses};
 
 #[tokio::test(start_paused = true)]
 async fn the_first_is_taken_as_soon_as_it_answers_and_nobody_else_is_asked() {
-    let mut world = world(&[("a", After(200)), ("b", After(1))], true);
-    assert_eq!(world.next().await, ("a", 200));
-    assert_eq!(world.asked("b"), []);
+    let went = hurried(&[("a", After(200)), ("b", After(1))]).await;
+    assert_eq!(went.taken(), ("a", 200));
+    assert_eq!(went.asked("b"), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_first_relay_is_preferred_to_a_quick_second() {
-    for (slow, streams_wait) in [(700, true), (1900, false)] {
-        let mut world = world(&[("a", After(slow)), ("b", After(1))], streams_wait);
-        assert_eq!(world.next().await, ("a", slow));
-        assert_eq!(world.asked("b"), [(250, Ask::First)]);
-        assert_eq!(world.race.others().collect::<Vec<_>>(), ["b"]);
+async fn a_slow_first_relay_is_preferred_to_a_quick_second_and_is_not_asked_twice() {
+    for went in
+        [hurried(&[("a", After(700)), ("b", After(1))]).await, calm(&[("a", After(1900)), ("b", After(1))]).await]
+    {
+        assert_eq!((went.taken, went.others.as_slice()), ("a", ["b"].as_slice()));
+        assert!(went.after == 700 || went.after == 1900);
+        assert_eq!((went.asked("a").len(), went.asked("b")), (1, vec![(250, Ask::First)]));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_streams_wait_dead_relays_are_waited_for_at_once_and_not_in_turn() {
-    let mut world = world(&[("dead", Never), ("dead2", Never), ("c", After(10))], true);
-    assert_eq!(world.next().await, ("c", 250 + 750));
-    assert_eq!(world.asked("dead"), [(0, Ask::First), (510, Ask::Again)]);
-    assert_eq!(world.asked("dead2"), [(250, Ask::First), (510, Ask::Again)]);
-    assert_eq!(world.asked("c"), [(500, Ask::First)]);
+    let went = hurried(&[("dead", Never), ("dead2", Never), ("c", After(10))]).await;
+    assert_eq!(went.taken(), ("c", 250 + 750));
+    assert_eq!(went.asked("dead"), [(0, Ask::First), (510, Ask::Again)]);
+    assert_eq!(went.asked("dead2"), [(250, Ask::First)]);
+    assert_eq!(went.asked("c"), [(500, Ask::First)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_nobody_waits_a_relay_has_its_whole_connect_timeout() {
-    let mut world = world(&[("dead", Never), ("b", After(10))], false);
-    assert_eq!(world.next().await, ("b", 2_000));
+    let went = calm(&[("dead", Never), ("b", After(10))]).await;
+    assert_eq!(went.taken(), ("b", 2_000));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_next_is_asked_at_once_when_the_one_before_cannot_be_had() {
-    let mut world = world(&[("no", Refuses(30)), ("none", NoName), ("c", After(10))], true);
+    let went = hurried(&[("no", Refuses(30)), ("none", NoName), ("c", After(10))]).await;
     // Whose name was not found is asked once more; who has refused is not.
-    assert_eq!(world.next().await, ("c", 40));
-    assert_eq!(world.asked("no"), [(0, Ask::First)]);
-    assert_eq!(world.asked("none"), [(30, Ask::First), (40, Ask::Again)]);
+    assert_eq!(went.taken(), ("c", 40));
+    assert_eq!(went.asked("no"), [(0, Ask::First)]);
+    assert_eq!(went.asked("none"), [(30, Ask::First), (40, Ask::Again)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn relays_that_come_back_while_the_next_is_asked_are_preferred_to_it() {
     for first in [BackAt(700), NameBackAt(700)] {
-        let mut world = world(&[("a", first), ("b", BackAt(700)), ("c", After(460))], true);
-        // From its first answer on, both before it.
-        assert_eq!(world.next().await.0, "a");
-        assert!(world.asked("a").contains(&(if matches!(first, BackAt(_)) { 960 } else { 710 }, Ask::Again)));
+        let went = hurried(&[("a", first), ("b", BackAt(700)), ("c", After(460))]).await;
+        assert_eq!(went.taken, "a");
+        assert!(went.after < 1_000);
     }
+    // And the second, if the first stays away.
+    let went = hurried(&[("a", Never), ("b", BackAt(700)), ("c", After(460))]).await;
+    assert_eq!(went.taken, "b");
 }
 
 #[tokio::test(start_paused = true)]
 async fn on_a_long_way_the_others_are_waited_for_longer() {
-    let mut world = world(&[("a", After(1_300)), ("b", After(400))], true);
-    assert_eq!(world.next().await, ("a", 1_300));
-    let mut world = self::world(&[("a", Never), ("b", After(400))], true);
-    assert_eq!(world.next().await, ("b", 1_600));
+    let went = hurried(&[("a", After(1_300)), ("b", After(400))]).await;
+    assert_eq!(went.taken(), ("a", 1_300));
+    let went = hurried(&[("a", Never), ("b", After(400))]).await;
+    assert_eq!(went.taken(), ("b", 1_600));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_taken_and_comes_to_nothing_is_followed_by_the_next() {
-    let mut world = world(&[("a", Never), ("b", After(1)), ("c", After(5)), ("d", Refuses(1))], true);
-    assert_eq!(world.next().await, ("b", 750));
-    // HELLO took its time.
-    advance(ms(100)).await;
-    assert_eq!(world.next().await.0, "c");
-    assert_eq!(world.next().await.0, "nobody");
-    assert_eq!((world.asked("b").len(), world.asked("d").len()), (1, 1));
+async fn a_relay_hears_hello_once_however_often_it_is_asked() {
+    // Both questions to the first come to a connection, the second one first.
+    let went = hurried(&[("a", BackAt(600)), ("b", After(360))]).await;
+    assert_eq!(went.taken, "a");
+    assert_eq!(went.asked("a").len(), 2);
+    assert_eq!(went.others, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_refuses_and_streams_wait_the_silent_ones_have_no_more_time_than_where_one_answers() {
+    let went = hurried(&[("dead", Never), ("full", Refuses(10))]).await;
+    assert_eq!(went.taken(), ("nobody", 750));
+    let went = calm(&[("dead", Never), ("full", Refuses(10))]).await;
+    assert_eq!(went.taken(), ("nobody", 2_000));
+    let went = hurried(&[("no", Refuses(10)), ("slow", After(600)), ("quick", After(1))]).await;
+    assert_eq!(went.taken(), ("slow", 610));
 }
 
 #[tokio::test(start_paused = true)]
 async fn when_nobody_answers_it_is_over_with_the_last() {
-    let mut world = world(&[("a", Never), ("b", Never), ("c", NoName)], true);
-    assert_eq!(world.next().await, ("nobody", 2_250));
-    let mut none = self::world(&[], true);
-    assert_eq!(none.next().await, ("nobody", 0));
+    let went = hurried(&[("a", Never), ("b", Never), ("c", NoName)]).await;
+    assert_eq!(went.taken(), ("nobody", 2_250));
+    assert_eq!(hurried(&[]).await.taken(), ("nobody", 0));
 }
