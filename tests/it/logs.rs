@@ -3,7 +3,7 @@
 use outrelay::net::stream::End;
 use serde_json::Value;
 
-use crate::harness::{Deployment, OPEN_WORLD, agent, drain, pair, rejection};
+use crate::harness::{Deployment, OPEN_WORLD, agent, drain, pair, rejection, take};
 use crate::program::Program;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,10 +23,12 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
         assert_eq!(drain(&mut up.recv).await.1, End::Fin);
     }
     assert_eq!(rejection(&mut consumer.open("nowhere", 4).await).await.0, 404);
-    let dangling = pair(&consumer, &provider, 5).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 5).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
     consumer.quic.close(0_u32.into(), b"bye");
     program.said(&["connection ended"]).await;
-    drop(dangling);
+    drop((up, down));
     program.terminate();
     assert_eq!(program.exited().await.code(), Some(0));
 
@@ -37,6 +39,8 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
             assert!(line[field].is_string(), "{field} in {line}");
         }
     }
+    let twice = log.lines().find(|line| line.matches("\"target\":").count() > 1);
+    assert_eq!(twice, None, "a field of the line hides the module");
     let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
     let mut streams: Vec<_> = of("stream ended").iter().map(|line| line["stream"].to_string()).collect();
     streams.sort();
