@@ -113,19 +113,36 @@ async fn alerts_look_at_metrics_that_there_are() {
     }
 }
 
+/// The flags that `text` names.
+fn flags(text: &str) -> BTreeSet<String> {
+    words(text, "-").filter(|word| word.starts_with("--")).map(str::to_owned).collect()
+}
+
+/// The flags that `outrelay COMMAND` has.
+fn flags_of(command: &[&str]) -> BTreeSet<String> {
+    let help = Command::new(env!("CARGO_BIN_EXE_outrelay")).args(command).arg("--help").output().unwrap();
+    flags(&String::from_utf8(help.stdout).unwrap())
+}
+
+#[test]
+fn the_configuration_samples_name_flags_that_there_are() {
+    let (relay, agent) = (include_str!("../../config/relay.toml"), include_str!("../../config/agent.toml"));
+    for (sample, command, others) in [(relay, "relay", &["admin", "drain"][..]), (agent, "agent", &["admin"][..])] {
+        let there_are = &flags_of(&[command]) | &flags_of(others);
+        let named = flags(sample);
+        assert!(named.len() > 3 && named.is_subset(&there_are), "{:?} of {command}", &named - &there_are);
+    }
+}
+
 #[test]
 fn the_unit_and_the_compose_file_name_flags_and_keys_that_there_are() {
-    let help = Command::new(env!("CARGO_BIN_EXE_outrelay")).args(["relay", "--help"]).output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let flags: BTreeSet<_> = words(&help, "-").filter(|word| word.starts_with("--")).collect();
+    let there_are = flags_of(&["relay"]);
     let keys = toml::Table::try_from(outrelay::config::relay::RelayConfig::default()).unwrap();
     for text in [UNIT, COMPOSE] {
-        let named: Vec<_> = words(text, "-").filter(|word| word.starts_with("--")).collect();
-        assert!(named.contains(&"--cert") && named.contains(&"--admin-socket"), "{named:?}");
-        // That one is systemctl's.
-        for flag in named.iter().filter(|flag| **flag != "--now") {
-            assert!(flags.contains(flag), "{flag} is not a flag of the relay: {help}");
-        }
+        let mut named = flags(text);
+        // systemctl's.
+        named.remove("--now");
+        assert!(named.contains("--cert") && named.is_subset(&there_are), "{:?}", &named - &there_are);
         // `/` and `-` for paths, which may look like keys otherwise.
         for (table, key) in words(text, "_./-").filter_map(|word| word.trim_end_matches('.').split_once('.')) {
             let Some(table) = keys.get(table).and_then(toml::Value::as_table) else { continue };
