@@ -1,12 +1,13 @@
 //! From a list of relays to a session: [who answers first](race), [QUIC and who it is](reach), [HELLO](greet).
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
-use self::race::{Pace, Question, Race};
+use self::race::{Answer, Question, Race, Rules};
 use super::credentials;
 use super::vault::AgentVault;
 use super::vault::session::{Session, Target};
@@ -52,9 +53,12 @@ pub enum DialError {
     /// HELLO came to nothing.
     #[error("HELLO: {0}")]
     Hello(String),
-    /// It is being told HELLO on another connection.
-    #[error("it was asked twice")]
-    Twice,
+    /// It is told HELLO on another connection.
+    #[error("it is {0}, which is asked on another connection, too")]
+    Twice(RelayUri),
+    /// It takes no connection now: it is full, or drains.
+    #[error("refused: {0}")]
+    Refused(String),
     /// No HELLO_ACK in time.
     #[error("no HELLO_ACK within {0:?}")]
     HelloTimedOut(Duration),
@@ -71,22 +75,51 @@ impl DialError {
 pub async fn round(vault: &Arc<AgentVault>, targets: Vec<Target>) -> Option<Arc<Session>> {
     // Once for all of them.
     let client = credentials::client(vault).await;
-    // While a relay that drains still stands, streams go on there.
-    let streams_wait = *vault.watch_live().borrow() > 0 && vault.leaving().is_empty();
-    let pace = Pace { connect: vault.config.timeouts.connect, streams_wait };
-    let outcome = Race::new(targets, pace, |question| ask(vault, &client, question).boxed()).run().await;
+    let greeted = Greeted::default();
+    let rules = Rules {
+        connect: vault.config.timeouts.connect,
+        reach: |question| ask(vault, &client, &greeted, question).boxed(),
+        streams_wait: || vault.streams_wait(),
+    };
+    let outcome = Race::new(targets, rules).run().await;
     for session in outcome.others {
         session.close(ResetCode::UNSPECIFIED, "a relay that comes before this one has answered");
     }
     outcome.taken.map(Arc::new)
 }
 
-async fn ask(vault: &AgentVault, client: &quinn::ClientConfig, question: Question) -> Result<Session, DialError> {
+/// The relays that are being told HELLO: each on one connection alone, for it would take a later one for the agent's.
+#[derive(Debug, Default)]
+struct Greeted(Mutex<HashSet<RelayUri>>);
+
+impl Greeted {
+    fn relays(&self) -> MutexGuard<'_, HashSet<RelayUri>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer for Session {
+    fn stands(&self) -> bool {
+        self.quic.close_reason().is_none()
+    }
+}
+
+async fn ask(
+    vault: &AgentVault,
+    client: &quinn::ClientConfig,
+    greeted: &Greeted,
+    question: Question,
+) -> Result<Session, DialError> {
     let within = question.within;
     let reached = timeout(within, reach::reach(vault, client, &question.target.address, question.ask)).await;
     let reached = reached.map_err(|_elapsed| DialError::ConnectTimedOut(within))??;
-    if !question.may_say_hello() {
-        return Err(DialError::Twice);
+    let relay = reached.relay.clone();
+    if !greeted.relays().insert(relay.clone()) {
+        return Err(DialError::Twice(relay));
     }
-    greet::greet(vault, &question.target, reached).await
+    let session = greet::greet(vault, &question.target, reached).await;
+    if session.is_err() {
+        greeted.relays().remove(&relay);
+    }
+    session
 }

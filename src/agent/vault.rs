@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -15,6 +16,7 @@ use super::credentials::Credentials;
 use super::leaving::Leave;
 use super::throttle::Throttle;
 use crate::config::agent::{AgentConfig, Consume, Expose};
+use crate::config::types::HostPort;
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
 use crate::core::reject::ResetCode;
@@ -30,6 +32,8 @@ pub mod session;
 const FINISHED: usize = 64 * 1024;
 /// More sessions than these are not kept beside the one in use.
 const LEAVING: usize = 4;
+/// Of so many relays the round trip time is remembered.
+const RTTS: usize = 32;
 
 /// A local socket at which a remote service is offered. It stays bound while its actor restarts.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ pub struct AgentVault {
     /// Those whose relays drain, the last to be told so last.
     leaving: Mutex<Vec<Arc<Session>>>,
     draining: Mutex<Draining>,
+    /// The round trip times of the last sessions, the last one last.
+    rtts: Mutex<Vec<(HostPort, Duration)>>,
     sessions: AtomicU64,
     streams: AtomicU64,
 }
@@ -94,6 +100,7 @@ impl AgentVault {
             session: watch::Sender::new(None),
             leaving: Mutex::default(),
             draining: Mutex::default(),
+            rtts: Mutex::default(),
             sessions: AtomicU64::new(0),
             streams: AtomicU64::new(0),
         }
@@ -202,9 +209,9 @@ impl AgentVault {
             Some((session, leave)) => (leave.successors.clone(), session.target.at.map_or(0, |at| at + 1), leave.told),
             None => (Vec::new(), first, Instant::now()),
         };
-        let named = successors.iter().map(|address| Target { address: address.clone(), at: None });
+        let named = successors.iter().map(|address| self.target(address, None));
         let configured = (0..relays.len()).map(|step| (first + step) % relays.len());
-        let configured = configured.map(|at| Target { address: relays[at].clone(), at: Some(at) });
+        let configured = configured.map(|at| self.target(&relays[at], Some(at)));
         let stands = |target: &Target| leaving.iter().any(|session| session.target.address == target.address);
         let mut targets: Vec<Target> = Vec::new();
         for target in named.chain(configured).filter(|target| !stands(target)) {
@@ -220,9 +227,35 @@ impl AgentVault {
         targets
     }
 
+    fn target(&self, address: &HostPort, at: Option<usize>) -> Target {
+        let rtts = self.rtts.lock().unwrap_or_else(PoisonError::into_inner);
+        let rtt = rtts.iter().find(|(whose, _)| whose == address).map(|(_, rtt)| *rtt);
+        Target { address: address.clone(), at, rtt: rtt.unwrap_or_default() }
+    }
+
+    fn remember_rtt(&self, session: &Session) {
+        let mut rtts = self.rtts.lock().unwrap_or_else(PoisonError::into_inner);
+        rtts.retain(|(whose, _)| *whose != session.target.address);
+        if rtts.len() == RTTS {
+            rtts.remove(0);
+        }
+        rtts.push((session.target.address.clone(), session.quic.rtt()));
+    }
+
+    /// Whether streams live that have no path, nor a session to come to one: they stall.
+    #[must_use]
+    pub fn streams_wait(&self) -> bool {
+        if *self.live.borrow() == 0 {
+            return false;
+        }
+        // Where a relay drains, streams go on there as long as it stands.
+        self.leaving().is_empty() || self.routes.carried().iter().any(|stream| stream.is_frozen())
+    }
+
     /// Ends a session: closes its connection, unless the relay has. None: it had ended before.
     pub fn end(&self, number: u64, code: ResetCode, why: &str) -> Option<Arc<Session>> {
         let session = self.take(number)?;
+        self.remember_rtt(&session);
         session.close(code, why);
         tracing::info!(
             relay = %session.relay,

@@ -18,8 +18,8 @@ use crate::net::connection_ids::ConnectionIds;
 /// A thousand agents are told in a second; noise gets no more answers than that.
 const RESETS_APART: Duration = Duration::from_millis(1);
 
-/// What a client takes for the round trip time of a relay that it has not heard (RFC 9002 §6.2.2 allows a guess): a first datagram that is
-/// lost is sent again after three times as long, and not after a second. On a longer way some are sent twice.
+/// What the round trip time is taken for as long as nothing was heard (RFC 9002 §6.2.2 allows a guess): a first datagram that is lost is sent
+/// again after three times as long, and not after a second. On a longer way some are sent twice.
 const FIRST_RTT: Duration = Duration::from_millis(100);
 
 /// Binds an endpoint; without `tls` it only dials. Must be called inside a tokio runtime.
@@ -104,9 +104,7 @@ pub fn client_config(
 ) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
     let crypto = QuicClientConfig::try_from(tls)?;
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    let mut transport = transport(config);
-    transport.initial_rtt(FIRST_RTT);
-    client.transport_config(Arc::new(transport));
+    client.transport_config(Arc::new(transport(config)));
     Ok(client)
 }
 
@@ -126,6 +124,7 @@ pub fn transport(config: &QuicConfig) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(config.keep_alive))
+        .initial_rtt(FIRST_RTT)
         .initial_mtu(config.initial_mtu)
         .mtu_discovery_config(Some(discovery))
         .datagram_receive_buffer_size(None)

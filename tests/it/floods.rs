@@ -45,7 +45,7 @@ impl Scale {
 }
 
 /// What is added to twice the neighbour's time alone: less than what the machine itself is late now and then.
-const FLOOR: Duration = Duration::from_millis(5);
+const FLOOR: Duration = Duration::from_millis(1);
 
 /// What was seen of one flood.
 struct Seen {

@@ -24,6 +24,13 @@ impl Carried {
         self.lock().is_movable_from(session)
     }
 
+    /// Whether it lives, and has no path.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        let inner = self.lock();
+        inner.dead.is_none() && matches!(inner.endpoint.phase(), Phase::Frozen { .. })
+    }
+
     /// Leaves its path on this session, if it can be replaced; whether it did.
     #[must_use]
     pub fn move_from(&self, session: u64) -> bool {

@@ -6,10 +6,9 @@
 //! connect timeout where nobody is in a hurry.
 //!
 //! Where it was this agent's own network that was away, those before the first that answers are back as well, but what they were sent is
-//! lost, and it is long until it is sent again. So those that have had their time are asked once more.
+//! lost, and it is long until it is sent again. So those that have had their time are asked once more. And who has refused may have room
+//! in a moment: it is asked again while others are waited for.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,14 +18,16 @@ use tokio::time::{Instant, sleep_until};
 use super::DialError;
 use crate::agent::vault::session::Target;
 
-/// How much later the next relay is asked while the one before has not answered (RFC 8305 §5, Connection Attempt Delay).
+/// How much later the next relay is asked while the one before has not answered (RFC 8305 §5, Connection Attempt Delay). So long, too,
+/// until one that has refused is asked again.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How long a relay is waited for where streams wait and another one was heard; four times as long as that one took, if that is longer.
+/// How long a relay is waited for where streams wait and another one has answered: long enough for one that a thousand agents dial at
+/// once; or twice as long as the other took, or four of its own round trips as they were last, if that is longer.
 const PATIENCE: Duration = Duration::from_millis(750);
 /// Who was asked so long ago is asked once more when another one has answered. Not sooner: a relay that is slow because many ask it is
 /// not helped by more questions, and what is lost is sent again after 300 ms.
 const LOST: Duration = Duration::from_millis(500);
-/// How long the answer to that is waited for at least, and at most: four times as long as the one that has answered took.
+/// How long the answer to that is waited for at least, and at most: twice as long as the one that has answered took.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// How a relay is asked.
@@ -45,33 +46,31 @@ pub(super) struct Question {
     pub ask: Ask,
     /// How long for a connection.
     pub within: Duration,
-    hello: Arc<AtomicBool>,
 }
 
-impl Question {
-    /// True once for each relay: it hears HELLO on one connection alone, and would take the later one for the agent's.
-    pub(super) fn may_say_hello(&self) -> bool {
-        !self.hello.swap(true, Ordering::Relaxed)
-    }
+/// An answer.
+pub(super) trait Answer {
+    /// Whether it still holds.
+    fn stands(&self) -> bool;
 }
 
-/// How long relays are waited for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    /// At most, for a connection.
+/// What a race asks with.
+pub(super) struct Rules<F, W> {
+    /// How long for a connection, at most.
     pub connect: Duration,
-    /// Whether streams live that have no session.
-    pub streams_wait: bool,
+    /// Asks a relay.
+    pub reach: F,
+    /// Whether streams wait, now.
+    pub streams_wait: W,
 }
 
 /// See the module's documentation. `S` is a session.
-pub(super) struct Race<'a, S, F> {
-    pace: Pace,
-    reach: F,
+pub(super) struct Race<'a, S, F, W> {
+    rules: Rules<F, W>,
     runners: Vec<Runner<S>>,
-    open: FuturesUnordered<BoxFuture<'a, (usize, Result<S, DialError>)>>,
-    /// How long those are waited for that are asked: set when one was heard.
-    patience: Option<Duration>,
+    open: FuturesUnordered<BoxFuture<'a, (usize, Instant, Result<S, DialError>)>>,
+    /// How long the first that answered took.
+    took: Option<Duration>,
 }
 
 /// A relay of the list.
@@ -81,10 +80,10 @@ struct Runner<S> {
     state: State<S>,
     /// How many questions to it are open.
     open: usize,
+    /// When it was asked first.
     began: Instant,
-    /// It is waited for until then because it was asked again.
-    until: Instant,
-    hello: Arc<AtomicBool>,
+    /// Until when the answer to a second question is waited for.
+    again_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -94,6 +93,8 @@ enum State<S> {
     Answered(S),
     /// Nothing was heard of it.
     Unheard,
+    /// It has refused, and may be asked again from then on.
+    Refused(Instant),
     /// It was heard, and cannot be had.
     Out,
 }
@@ -115,20 +116,18 @@ pub(super) struct Outcome<S> {
     pub others: Vec<S>,
 }
 
-impl<'a, S, F> Race<'a, S, F>
+impl<'a, S, F, W> Race<'a, S, F, W>
 where
-    S: Send + 'a,
+    S: Answer + Send + 'a,
     F: Fn(Question) -> BoxFuture<'a, Result<S, DialError>>,
+    W: Fn() -> bool,
 {
     /// Nobody is asked before [`Race::run`].
-    pub(super) fn new(targets: Vec<Target>, pace: Pace, reach: F) -> Self {
-        let now = Instant::now();
-        let runner = |target| {
-            let (state, hello) = (State::Waits, Arc::default());
-            Runner { target, state, open: 0, began: now, until: now, hello }
-        };
+    pub(super) fn new(targets: Vec<Target>, rules: Rules<F, W>) -> Self {
+        let began = Instant::now();
+        let runner = |target| Runner { target, state: State::Waits, open: 0, began, again_until: None };
         let runners = targets.into_iter().map(runner).collect();
-        Self { pace, reach, runners, open: FuturesUnordered::new(), patience: None }
+        Self { rules, runners, open: FuturesUnordered::new(), took: None }
     }
 
     /// To the end. What is open then is dropped.
@@ -136,7 +135,7 @@ where
         let taken = loop {
             let wake = match self.turn(Instant::now()) {
                 Turn::Ask(at) => {
-                    self.ask(at, Ask::First, self.pace.connect);
+                    self.ask(at, Ask::First, self.rules.connect);
                     continue;
                 }
                 Turn::Take(at) => break Some(at),
@@ -144,11 +143,11 @@ where
                 Turn::Wait(until) => wait(until),
             };
             tokio::select! {
-                Some((at, answer)) = self.open.next() => self.on_answer(at, answer),
+                Some((at, asked, answer)) = self.open.next() => self.on_answer(at, asked, answer),
                 () = wake => {}
             }
         };
-        self.told_how_it_ended(taken);
+        self.say_who_is_passed_over(taken);
         let mut outcome = Outcome { taken: None, others: Vec::new() };
         for (at, runner) in self.runners.into_iter().enumerate() {
             match runner.state {
@@ -160,104 +159,130 @@ where
         outcome
     }
 
-    fn turn(&self, now: Instant) -> Turn {
+    fn turn(&mut self, now: Instant) -> Turn {
+        self.forget_the_gone();
         if let Some(best) = self.runners.iter().position(|runner| matches!(runner.state, State::Answered(_))) {
+            // Whether streams wait may change meanwhile: it is looked again soon.
             return match self.awaited(best) {
-                Some(until) if until > now => Turn::Wait(Some(until)),
+                Some(until) if until > now => Turn::Wait(Some(until.min(now + HEAD_START))),
                 _ => Turn::Take(best),
             };
         }
-        let Some(next) = self.runners.iter().position(|runner| matches!(runner.state, State::Waits)) else {
-            // Where one has refused, those that are not heard are not waited for longer than where one has answered.
-            return match self.awaited(self.runners.len()) {
-                Some(until) if self.patience.is_none() || until > now => Turn::Wait(self.patience.map(|_| until)),
-                _ => Turn::Over,
+        let next = self.runners.iter().position(|runner| matches!(runner.state, State::Waits));
+        if let Some(next) = next {
+            let last = next.checked_sub(1).and_then(|last| self.runners.get(last));
+            return match last.filter(|last| last.open > 0).map(|last| last.began + HEAD_START) {
+                Some(due) if due > now => Turn::Wait(Some(due)),
+                _ => Turn::Ask(next),
             };
-        };
-        match next.checked_sub(1).and_then(|last| self.runners.get(last)) {
-            Some(last) if last.open > 0 && last.began + HEAD_START > now => Turn::Wait(Some(last.began + HEAD_START)),
-            _ => Turn::Ask(next),
+        }
+        if self.open.is_empty() {
+            return Turn::Over;
+        }
+        let refused = self.runners.iter().enumerate().filter_map(|(at, runner)| match runner.state {
+            State::Refused(from) => Some((from, at)),
+            _ => None,
+        });
+        match refused.min() {
+            Some((from, at)) if from <= now => Turn::Ask(at),
+            Some((from, _)) => Turn::Wait(Some(from)),
+            None => Turn::Wait(None),
+        }
+    }
+
+    /// Who has answered, and has gone since.
+    fn forget_the_gone(&mut self) {
+        for runner in &mut self.runners {
+            if let State::Answered(session) = &runner.state
+                && !session.stands()
+            {
+                tracing::warn!(relay = %runner.target.address, error = "it has closed the connection", "no session");
+                runner.state = State::Out;
+            }
         }
     }
 
     /// Until when those before `at` are waited for that are still asked. `None`: there are none.
     fn awaited(&self, at: usize) -> Option<Instant> {
-        let patience = self.patience.unwrap_or(self.pace.connect);
+        let streams_wait = (self.rules.streams_wait)();
         let open = self.runners.iter().take(at).filter(|runner| runner.open > 0);
-        open.map(|runner| runner.until.max(runner.began + patience)).max()
+        open.map(|runner| self.until(runner, streams_wait)).max()
+    }
+
+    fn until(&self, runner: &Runner<S>, streams_wait: bool) -> Instant {
+        let connect = self.rules.connect;
+        let took = self.took.unwrap_or_default();
+        let patience = PATIENCE.max(took * 2).max(runner.target.rtt * 4).min(connect);
+        let until = runner.began + if streams_wait { patience } else { connect };
+        runner.again_until.map_or(until, |again| again.max(until))
     }
 
     fn ask(&mut self, at: usize, ask: Ask, within: Duration) {
         let Some(runner) = self.runners.get_mut(at) else { return };
-        if ask == Ask::First {
-            runner.began = Instant::now();
+        let now = Instant::now();
+        if matches!(runner.state, State::Waits) {
+            runner.began = now;
         }
         runner.state = State::Asked;
         runner.open += 1;
-        let question = Question { target: runner.target.clone(), ask, within, hello: Arc::clone(&runner.hello) };
-        let answer = (self.reach)(question);
-        self.open.push(Box::pin(async move { (at, answer.await) }));
+        let answer = (self.rules.reach)(Question { target: runner.target.clone(), ask, within });
+        self.open.push(Box::pin(async move { (at, now, answer.await) }));
     }
 
-    fn on_answer(&mut self, at: usize, answer: Result<S, DialError>) {
+    fn on_answer(&mut self, at: usize, asked: Instant, answer: Result<S, DialError>) {
         let Some(runner) = self.runners.get_mut(at) else { return };
         runner.open -= 1;
-        let took = runner.began.elapsed();
         match answer {
             Ok(session) => {
                 runner.state = State::Answered(session);
-                if self.patience.is_none() {
-                    self.be_patient(took);
-                }
+                let took = *self.took.get_or_insert(asked.elapsed());
                 self.ask_again(at, took);
             }
-            // The other connection to it goes on.
-            Err(DialError::Twice) => {}
+            // It has answered, or is asked on another connection, too, which has the last word.
+            Err(error) if runner.open > 0 || !matches!(runner.state, State::Asked) => {
+                tracing::debug!(relay = %runner.target.address, error = error.to_string(), "asked twice");
+            }
             Err(error) => {
                 // As a quoted text: it may hold what a peer said.
                 tracing::warn!(relay = %runner.target.address, error = error.to_string(), "no session");
-                if runner.open == 0 && matches!(runner.state, State::Asked) {
-                    runner.state = if error.is_unheard() { State::Unheard } else { State::Out };
-                }
-                if self.patience.is_none() && !error.is_unheard() {
-                    self.be_patient(took);
-                }
+                runner.state = match error {
+                    DialError::Refused(_) => State::Refused(Instant::now() + HEAD_START),
+                    error if error.is_unheard() => State::Unheard,
+                    _ => State::Out,
+                };
             }
         }
-    }
-
-    /// One was heard after so long: our network is there.
-    fn be_patient(&mut self, took: Duration) {
-        let Pace { connect, streams_wait } = self.pace;
-        self.patience = Some(if streams_wait { PATIENCE.max(took * 4).min(connect) } else { connect });
     }
 
     /// Those before the one that has answered, and took so long.
     fn ask_again(&mut self, answered: usize, took: Duration) {
         let now = Instant::now();
         let [least, most] = AGAIN;
-        let patience = self.patience.unwrap_or(self.pace.connect);
+        let again = now + (took * 2).clamp(least, most);
+        let streams_wait = (self.rules.streams_wait)();
         for at in 0..answered {
-            let Some(runner) = self.runners.get_mut(at) else { return };
+            let Some(runner) = self.runners.get(at) else { return };
             let is_lost = match runner.state {
                 State::Unheard => true,
                 // Once.
-                State::Asked => runner.open == 1 && runner.until <= runner.began && runner.began + LOST <= now,
+                State::Asked => runner.again_until.is_none() && runner.began + LOST <= now,
                 _ => false,
             };
             if is_lost {
-                runner.until = (runner.began + patience).max(now + (took * 4).clamp(least, most));
-                let within = runner.until - now;
-                self.ask(at, Ask::Again, within);
+                let until = self.until(runner, streams_wait).max(again);
+                if let Some(runner) = self.runners.get_mut(at) {
+                    runner.again_until = Some(again);
+                }
+                self.ask(at, Ask::Again, until - now);
             }
         }
     }
 
-    fn told_how_it_ended(&self, taken: Option<usize>) {
-        let passed_over = taken.map_or(self.runners.as_slice(), |taken| self.runners.get(..taken).unwrap_or_default());
-        for runner in passed_over.iter().filter(|runner| runner.open > 0) {
-            let within = runner.began.elapsed();
-            tracing::warn!(relay = %runner.target.address, error = format!("no answer within {within:?}"), "no session");
+    fn say_who_is_passed_over(&self, taken: Option<usize>) {
+        let before = taken.and_then(|taken| self.runners.get(..taken)).unwrap_or_default();
+        for runner in before.iter().filter(|runner| runner.open > 0) {
+            let after = runner.began.elapsed();
+            tracing::warn!(relay = %runner.target.address, ?after, "not waited for any longer: another relay has answered");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
+use quinn_proto::TransportErrorCode;
 
 use super::DialError;
 use super::race::Ask;
@@ -73,6 +74,11 @@ async fn connect_to(
     let connecting = connecting.map_err(|error| DialError::Connect(error.to_string()))?;
     connecting.await.map_err(|error| match error {
         quinn::ConnectionError::TimedOut => DialError::ConnectTimedOut(vault.config.quic.idle_timeout),
+        quinn::ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            DialError::Refused(close.to_string())
+        }
         error => DialError::Connect(error.to_string()),
     })
 }

@@ -134,7 +134,7 @@ async fn relays_are_dialled_for_ever_until_one_answers() {
 #[tokio::test]
 async fn a_first_relay_that_is_slow_is_taken_all_the_same_and_the_second_is_told_so() {
     let deployment = Deployment::new();
-    let (first, second) = (deployment.relay(), deployment.relay());
+    let (first, second) = (deployment.relay(), deployment.relay_named("r2"));
     let mut config = deployment.config(&[first.addr(), second.addr()]);
     config.expose = vec!["one=127.0.0.1:1".parse().unwrap()];
     let agent = Agent::start(config).await.unwrap();

@@ -65,6 +65,8 @@ pub struct Target {
     pub address: HostPort,
     /// Which of the configured relays, counted from 0; none for a successor.
     pub at: Option<usize>,
+    /// The round trip time of the last session with it; zero if there was none.
+    pub rtt: Duration,
 }
 
 /// How a session is left when its relay drains.

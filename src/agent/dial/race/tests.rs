@@ -10,29 +10,46 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// What a relay does with each question.
 #[derive(Debug, Clone, Copy)]
-enum Answer {
-    /// After so many milliseconds.
+enum Does {
+    /// It answers after so many milliseconds.
     After(u64),
-    /// It refuses after so many.
-    Refuses(u64),
+    /// After so many, and then it says HELLO for so many more.
+    Greets(u64, u64),
+    /// It cannot be had, and says so after so many.
+    Fails(u64),
+    /// It refuses after so many, until so many after the start.
+    Full(u64, u64),
     /// It has no address now.
     NoName,
-    /// From so many milliseconds after the start on, at once; before, what it is sent is lost.
+    /// What it is sent before so many milliseconds after the start is sent again after 300, 900 and 2,100.
     BackAt(u64),
     /// Likewise, but its name is not found before.
     NameBackAt(u64),
+    /// It answers after so many, and is gone so many after the start.
+    GoneAt(u64, u64),
     Never,
 }
 
 /// The questions of a race: who was asked, when and how.
 type Log = Arc<Mutex<Vec<(&'static str, u64, Ask)>>>;
 
-type Reached = BoxFuture<'static, Result<&'static str, DialError>>;
+/// A relay, and until when it stands.
+#[derive(Debug)]
+struct Session(&'static str, Option<Instant>);
+
+impl Answer for Session {
+    fn stands(&self) -> bool {
+        self.1.is_none_or(|gone| Instant::now() < gone)
+    }
+}
+
+type Reached = BoxFuture<'static, Result<Session, DialError>>;
 type Reach = Box<dyn Fn(Question) -> Reached>;
+type Wait = Box<dyn Fn() -> bool>;
 
 struct World {
     log: Log,
-    race: Race<'static, &'static str, Reach>,
+    race: Race<'static, Session, Reach, Wait>,
     start: Instant,
 }
 
@@ -40,41 +57,64 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn world(relays: &[(&'static str, Answer)], streams_wait: bool) -> World {
+fn target(name: &str) -> Target {
+    Target { address: format!("{name}:1").parse().unwrap(), at: None, rtt: Duration::ZERO }
+}
+
+/// Streams wait from so many milliseconds on.
+fn world(targets: Vec<Target>, relays: &[(&'static str, Does)], streams_wait_from: u64) -> World {
     let start = Instant::now();
     let log = Log::default();
-    let target = |name: &str| Target { address: format!("{name}:1").parse().unwrap(), at: None };
-    let targets = relays.iter().map(|(name, _)| target(name)).collect();
-    let answers: HashMap<_, _> = relays.iter().map(|(name, answer)| (target(name).address, (*name, *answer))).collect();
+    let does: HashMap<_, _> = relays.iter().map(|(name, does)| (target(name).address, (*name, *does))).collect();
     let asked = Arc::clone(&log);
     let reach = move |question: Question| {
-        let (name, answer) = answers[&question.target.address];
+        let (name, does) = does[&question.target.address];
         asked.lock().unwrap().push((name, elapsed(start), question.ask));
-        let answer = async move {
-            match answer {
-                Answer::After(millis) => sleep(ms(millis)).await,
-                Answer::Refuses(millis) => {
-                    sleep(ms(millis)).await;
-                    return Err(DialError::Connect("refused".to_owned()));
-                }
-                Answer::NameBackAt(millis) if elapsed(start) < millis => {
-                    return Err(DialError::Name("none".to_owned()));
-                }
-                Answer::NoName => return Err(DialError::Name("none".to_owned())),
-                Answer::BackAt(millis) | Answer::NameBackAt(millis) if elapsed(start) >= millis => sleep(ms(1)).await,
-                Answer::BackAt(_) | Answer::NameBackAt(_) | Answer::Never => std::future::pending().await,
-            }
-            Ok(())
-        };
         async move {
-            let within = question.within;
-            timeout(within, answer).await.unwrap_or(Err(DialError::ConnectTimedOut(within)))?;
-            if question.may_say_hello() { Ok(name) } else { Err(DialError::Twice) }
+            let reached = timeout(question.within, reach(does, start));
+            reached.await.unwrap_or(Err(DialError::ConnectTimedOut(question.within)))?;
+            let gone = match does {
+                GoneAt(_, gone) => Some(start + ms(gone)),
+                _ => None,
+            };
+            if let Greets(_, hello) = does {
+                sleep(ms(hello)).await;
+            }
+            Ok(Session(name, gone))
         }
         .boxed()
     };
-    let pace = Pace { connect: CONNECT, streams_wait };
-    World { race: Race::new(targets, pace, Box::new(reach)), log, start }
+    let streams_wait = move || elapsed(start) >= streams_wait_from;
+    let rules =
+        Rules { connect: CONNECT, reach: Box::new(reach) as Reach, streams_wait: Box::new(streams_wait) as Wait };
+    World { race: Race::new(targets, rules), log, start }
+}
+
+/// One question's connection.
+async fn reach(does: Does, start: Instant) -> Result<(), DialError> {
+    match does {
+        After(millis) | Greets(millis, _) | GoneAt(millis, _) => sleep(ms(millis)).await,
+        Fails(millis) => {
+            sleep(ms(millis)).await;
+            return Err(DialError::Identity("somebody else".to_owned()));
+        }
+        Full(millis, until) => {
+            sleep(ms(millis)).await;
+            if elapsed(start) < until {
+                return Err(DialError::Refused("full".to_owned()));
+            }
+        }
+        NoName => return Err(DialError::Name("none".to_owned())),
+        NameBackAt(millis) if elapsed(start) < millis => return Err(DialError::Name("none".to_owned())),
+        NameBackAt(_) => sleep(ms(1)).await,
+        BackAt(millis) => {
+            let asked = elapsed(start);
+            let heard = [0, 300, 900, 2_100].into_iter().find(|after| asked + after >= millis);
+            sleep(ms(heard.unwrap_or(u64::from(u32::MAX)) + 1)).await;
+        }
+        Never => std::future::pending().await,
+    }
+    Ok(())
 }
 
 fn elapsed(start: Instant) -> u64 {
@@ -93,7 +133,8 @@ struct Went {
 impl World {
     async fn run(self) -> Went {
         let Outcome { taken, others } = self.race.run().await;
-        Went { taken: taken.unwrap_or("nobody"), after: elapsed(self.start), others, log: self.log }
+        let others = others.into_iter().map(|session| session.0).collect();
+        Went { taken: taken.map_or("nobody", |session| session.0), after: elapsed(self.start), others, log: self.log }
     }
 }
 
@@ -107,15 +148,19 @@ impl Went {
     }
 }
 
-async fn hurried(relays: &[(&'static str, Answer)]) -> Went {
-    world(relays, true).run().await
+fn targets(relays: &[(&'static str, Does)]) -> Vec<Target> {
+    relays.iter().map(|(name, _)| target(name)).collect()
 }
 
-async fn calm(relays: &[(&'static str, Answer)]) -> Went {
-    world(relays, false).run().await
+async fn hurried(relays: &[(&'static str, Does)]) -> Went {
+    world(targets(relays), relays, 0).run().await
 }
 
-use Answer::{After, BackAt, NameBackAt, Never, NoName, Refuses};
+async fn calm(relays: &[(&'static str, Does)]) -> Went {
+    world(targets(relays), relays, u64::MAX).run().await
+}
+
+use Does::{After, BackAt, Fails, Full, GoneAt, Greets, NameBackAt, Never, NoName};
 
 #[tokio::test(start_paused = true)]
 async fn the_first_is_taken_as_soon_as_it_answers_and_nobody_else_is_asked() {
@@ -126,11 +171,10 @@ async fn the_first_is_taken_as_soon_as_it_answers_and_nobody_else_is_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_first_relay_is_preferred_to_a_quick_second_and_is_not_asked_twice() {
-    for went in
-        [hurried(&[("a", After(700)), ("b", After(1))]).await, calm(&[("a", After(1900)), ("b", After(1))]).await]
-    {
-        assert_eq!((went.taken, went.others.as_slice()), ("a", ["b"].as_slice()));
-        assert!(went.after == 700 || went.after == 1900);
+    let (quick, slow) = (("a", After(700)), ("a", Greets(500, 1_400)));
+    let second = ("b", After(1));
+    for (went, after) in [(hurried(&[quick, second]).await, 700), (calm(&[slow, second]).await, 1_900)] {
+        assert_eq!((went.taken(), went.others.as_slice()), (("a", after), ["b"].as_slice()));
         assert_eq!((went.asked("a").len(), went.asked("b")), (1, vec![(250, Ask::First)]));
     }
 }
@@ -142,60 +186,76 @@ async fn where_streams_wait_dead_relays_are_waited_for_at_once_and_not_in_turn()
     assert_eq!(went.asked("dead"), [(0, Ask::First), (510, Ask::Again)]);
     assert_eq!(went.asked("dead2"), [(250, Ask::First)]);
     assert_eq!(went.asked("c"), [(500, Ask::First)]);
+    // One that has been heard, but says nothing, is no better.
+    let went = hurried(&[("mute", Greets(10, 5_000)), ("b", After(10))]).await;
+    assert_eq!(went.taken(), ("b", 750));
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nobody_waits_a_relay_has_its_whole_connect_timeout() {
-    let went = calm(&[("dead", Never), ("b", After(10))]).await;
-    assert_eq!(went.taken(), ("b", 2_000));
+async fn where_nobody_waits_a_relay_has_its_whole_connect_timeout_unless_streams_come_to_wait() {
+    let relays = [("dead", Never), ("b", After(10))];
+    assert_eq!(calm(&relays).await.taken(), ("b", 2_000));
+    let went = world(targets(&relays), &relays, 1_000).run().await;
+    assert_eq!(went.taken, "b");
+    assert!((1_000..=1_300).contains(&went.after), "{}", went.after);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_next_is_asked_at_once_when_the_one_before_cannot_be_had() {
-    let went = hurried(&[("no", Refuses(30)), ("none", NoName), ("c", After(10))]).await;
-    // Whose name was not found is asked once more; who has refused is not.
+    let went = hurried(&[("no", Fails(30)), ("none", NoName), ("c", After(10))]).await;
+    // Whose name was not found is asked once more; who is somebody else is not.
     assert_eq!(went.taken(), ("c", 40));
     assert_eq!(went.asked("no"), [(0, Ask::First)]);
     assert_eq!(went.asked("none"), [(30, Ask::First), (40, Ask::Again)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn relays_that_come_back_while_the_next_is_asked_are_preferred_to_it() {
-    for first in [BackAt(700), NameBackAt(700)] {
-        let went = hurried(&[("a", first), ("b", BackAt(700)), ("c", After(460))]).await;
-        assert_eq!(went.taken, "a");
-        assert!(went.after < 1_000);
+async fn an_agent_whose_network_comes_back_takes_the_first_however_long_it_was_away() {
+    for back in (0..1_900).step_by(50) {
+        for first in [BackAt(back), NameBackAt(back)] {
+            let went = hurried(&[("a", first), ("b", BackAt(back))]).await;
+            let (taken, after) = went.taken();
+            // Or nobody, where none was asked when it was back: then all are asked anew.
+            assert!(taken == "a" || (taken == "nobody" && back > 900), "{taken}, back after {back}");
+            assert!(after <= back + 1_250, "back after {back}, taken after {after}");
+        }
     }
     // And the second, if the first stays away.
-    let went = hurried(&[("a", Never), ("b", BackAt(700)), ("c", After(460))]).await;
+    let went = hurried(&[("a", Never), ("b", NameBackAt(700)), ("c", After(460))]).await;
     assert_eq!(went.taken, "b");
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_long_way_the_others_are_waited_for_longer() {
-    let went = hurried(&[("a", After(1_300)), ("b", After(400))]).await;
-    assert_eq!(went.taken(), ("a", 1_300));
-    let went = hurried(&[("a", Never), ("b", After(400))]).await;
-    assert_eq!(went.taken(), ("b", 1_600));
+async fn on_a_long_way_relays_are_waited_for_longer() {
+    let went = hurried(&[("a", After(1_100)), ("b", After(600))]).await;
+    assert_eq!(went.taken(), ("a", 1_100));
+    let went = hurried(&[("a", Never), ("b", After(600))]).await;
+    // It was asked again meanwhile.
+    assert_eq!(went.taken(), ("b", 1_350));
+    // The second is near, and the first was far when it was last used.
+    let relays = [("a", After(1_100)), ("b", After(10))];
+    let mut far = targets(&relays);
+    far[0].rtt = ms(300);
+    assert_eq!(world(far, &relays, 0).run().await.taken(), ("a", 1_100));
+    assert_eq!(hurried(&relays).await.taken(), ("b", 750));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_hears_hello_once_however_often_it_is_asked() {
-    // Both questions to the first come to a connection, the second one first.
-    let went = hurried(&[("a", BackAt(600)), ("b", After(360))]).await;
-    assert_eq!(went.taken, "a");
-    assert_eq!(went.asked("a").len(), 2);
-    assert_eq!(went.others, ["b"]);
+async fn who_refuses_cuts_nobody_short_and_is_asked_again_while_others_are_waited_for() {
+    let went = hurried(&[("full", Full(10, 9_999)), ("far", Greets(600, 1_300))]).await;
+    assert_eq!(went.taken(), ("far", 10 + 1_900));
+    let went = hurried(&[("dead", Never), ("full", Full(5, 600))]).await;
+    assert_eq!(went.taken, "full");
+    assert!(went.after <= 1_000, "{}", went.after);
+    // Nobody else is left: the pause is somebody else's.
+    let went = hurried(&[("full", Full(10, 9_999))]).await;
+    assert_eq!(went.taken(), ("nobody", 10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_one_refuses_and_streams_wait_the_silent_ones_have_no_more_time_than_where_one_answers() {
-    let went = hurried(&[("dead", Never), ("full", Refuses(10))]).await;
-    assert_eq!(went.taken(), ("nobody", 750));
-    let went = calm(&[("dead", Never), ("full", Refuses(10))]).await;
-    assert_eq!(went.taken(), ("nobody", 2_000));
-    let went = hurried(&[("no", Refuses(10)), ("slow", After(600)), ("quick", After(1))]).await;
-    assert_eq!(went.taken(), ("slow", 610));
+async fn who_has_answered_and_is_gone_is_not_taken() {
+    let went = hurried(&[("dead", Never), ("b", GoneAt(5, 500)), ("c", After(5))]).await;
+    assert_eq!(went.taken, "c");
 }
 
 #[tokio::test(start_paused = true)]
