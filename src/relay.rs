@@ -226,13 +226,12 @@ impl Relay {
     pub async fn drain(&self) {
         self.vault.begin_drain(&self.vault.config.get().drain.successors);
         let deadline = self.vault.drain.begun().await;
-        let streams = self.vault.traffic.streams();
-        tracing::info!(streams, "draining");
+        tracing::info!(streams = self.vault.traffic.streams(), "draining");
         let idle = tokio::time::timeout_at(deadline, self.wait_idle()).await;
         if idle.is_err() {
             self.cut().await;
         }
-        if streams > 0 || idle.is_err() {
+        if self.vault.metrics.streams_opened.get() > 0 {
             self.linger().await;
         }
     }

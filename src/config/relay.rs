@@ -68,7 +68,8 @@ pub struct Directory {
     pub rules: Option<PathBuf>,
     /// Whether rules that change end the live streams that they do not allow any more.
     pub continuous: bool,
-    /// For how long the old rules are in force while new ones cannot be read; then every open and resume is denied. Zero: for ever.
+    /// For how long the old rules are in force while new ones cannot be read; then opens are denied, and resumes of streams that this
+    /// relay does not know. Zero: for ever.
     #[serde(with = "humantime_serde")]
     pub max_staleness: Duration,
     /// The file to which every decision is appended as one JSON line. None: decisions are counted, not kept.

@@ -107,7 +107,8 @@ pub enum Of {
     Living,
 }
 
-/// What the rules in force say of a stream that was let in once, both sides: whether it may leave the relay; or why it is denied.
+/// What the rules in force say of a stream that was let in once, both sides: whether it may leave the relay, which must have been so
+/// when it was let in, too; or why it is denied.
 ///
 /// # Errors
 /// Why the stream is denied. It is audited.
@@ -118,7 +119,7 @@ pub fn ask_both(
     id: StreamId,
     stream: Of,
 ) -> Result<P2pMode, String> {
-    let (mut p2p_mode, mut relay_mode) = (facts.p2p_mode, RelayMode::Splice);
+    let (mut p2p_mode, mut relay_mode) = (P2pMode::Allowed, RelayMode::Splice);
     for question in Question::of_stream(parties, facts, id) {
         let verdict = match stream {
             Of::Arriving => question.decide(vault),
@@ -135,7 +136,7 @@ pub fn ask_both(
             relay_mode = verdict.relay_mode;
         }
     }
-    let Some(why) = unserved(relay_mode, p2p_mode) else { return Ok(p2p_mode) };
+    let Some(why) = unserved(relay_mode, p2p_mode) else { return Ok(p2p_mode.combine(facts.p2p_mode)) };
     let asked = Asked { target: &facts.target, method: &facts.method };
     by_relay(vault, &parties.consumer, asked, id, Effect::Deny, why);
     Err(format!("denied: {why}"))

@@ -2,21 +2,21 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that watches the rules file; the one that looks at live streams after a change |
-//! | Receives | `RulesChanged`, and the ends of its tasks |
+//! | Owns | the task that watches the rules file; the one that looks at live streams after a change; the pause before rules that could not be used are read again |
+//! | Receives | `RulesChanged`, `ReadAgain`, and the ends of its tasks |
 //! | Sends | `Denied` to the splices of streams that new rules do not allow; it publishes to the vault |
 //! | Restart | permanent; a restart reads the rules again |
 //! | Lost on crash | nothing: the last snapshot stays published |
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::decision;
 use super::splices::splice::SpliceMsg;
 use super::watch_files;
-use crate::clock::now_unix_ms;
+use crate::clock::{beat, now_unix_ms};
 use crate::config::Problems;
 use crate::config::relay::RelayConfig;
 use crate::core::policy::Snapshot;
@@ -25,6 +25,9 @@ use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
 
+/// How often rules that cannot be used are read again.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// Messages of the policy actor.
 #[derive(Debug)]
 pub enum PolicyMsg {
@@ -32,6 +35,8 @@ pub enum PolicyMsg {
     RulesChanged,
     /// Every live stream was held against the new rules.
     StreamsChecked(Result<(), Panicked>),
+    /// It is time to read rules again that could not be read.
+    ReadAgain(Result<(), Panicked>),
     /// The watching task ended, which it does only by a panic.
     WatchEnded(Result<std::convert::Infallible, Panicked>),
 }
@@ -55,6 +60,10 @@ pub struct PolicyState {
     slot: Slot<PolicyMsg>,
     vault: Arc<Vault>,
     check: Option<Owned>,
+    /// While the newest rules cannot be used.
+    again: Option<Owned>,
+    /// Whether it was said that the rules are too old.
+    is_denying: bool,
     _watch: Owned,
 }
 
@@ -79,13 +88,21 @@ impl Actor for Policy {
         let rules = |config: &RelayConfig| config.directory.rules.iter().cloned().collect();
         let watch = watch_files::follow(Arc::clone(&args.vault), rules, move || slot.tell(PolicyMsg::RulesChanged));
         let watch = task::owned(&args.slot, watch, PolicyMsg::WatchEnded);
-        if let Err(problems) = publish(&args.vault)
+        if let Err(problems) = publish(&args.vault, Say::Always)
             && args.vault.policy.current().at.is_none()
         {
             // The first start: there is nothing to stay in force.
             return Err(problems.into());
         }
-        let mut state = PolicyState { slot: args.slot, vault: args.vault, check: None, _watch: watch };
+        let mut state = PolicyState {
+            slot: args.slot,
+            vault: args.vault,
+            check: None,
+            again: None,
+            is_denying: false,
+            _watch: watch,
+        };
+        state.look_again();
         // A change that was published by an incarnation that died of it.
         state.check_streams();
         Ok(state)
@@ -99,10 +116,12 @@ impl Actor for Policy {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PolicyMsg::RulesChanged => {
-                // What is wrong is said there; the old rules stay in force.
-                if publish(&state.vault).is_ok() {
-                    state.check_streams();
-                }
+                state.read(Say::Always);
+            }
+            PolicyMsg::ReadAgain(waited) => {
+                waited?;
+                // Where the disk was at fault, or who may read the file, it looks as it did.
+                state.read(Say::News);
             }
             PolicyMsg::StreamsChecked(checked) => {
                 checked?;
@@ -114,7 +133,36 @@ impl Actor for Policy {
     }
 }
 
+/// Whether it is said that rules cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Say {
+    Always,
+    /// Where it was not said before.
+    News,
+}
+
 impl PolicyState {
+    fn read(&mut self, say: Say) {
+        // What is wrong is said there; the old rules stay in force.
+        if publish(&self.vault, say).is_ok() {
+            self.check_streams();
+        }
+        self.look_again();
+    }
+
+    /// Rules that cannot be used are read again and again. Says so once when they are too old to go on under.
+    fn look_again(&mut self) {
+        self.again = self.vault.policy.current().outdated.map(|_| {
+            let wait = tokio::time::sleep_until(beat(AGAIN));
+            task::owned(&self.slot, wait, PolicyMsg::ReadAgain)
+        });
+        let is_denying = decision::are_too_old(&self.vault);
+        if is_denying && !self.is_denying {
+            tracing::error!("the rules in force are older than directory.max_staleness: what begins now is denied");
+        }
+        self.is_denying = is_denying;
+    }
+
     /// Ends the live streams that the rules do not allow any more. A check that still runs begins anew.
     fn check_streams(&mut self) {
         if self.vault.config.now().directory.continuous {
@@ -138,7 +186,7 @@ async fn check_streams(vault: Arc<Vault>) {
 
 /// Reads the rules and publishes them. Rules that cannot be read leave the old ones in force, with a warning that
 /// `admin policy` shows too.
-fn publish(vault: &Vault) -> Result<(), Problems> {
+fn publish(vault: &Vault, say: Say) -> Result<(), Problems> {
     let read = Embedded::from(&vault.config.now().directory).load_rules(now_unix_ms());
     match read {
         Ok(rules) => {
@@ -152,8 +200,9 @@ fn publish(vault: &Vault) -> Result<(), Problems> {
             Ok(())
         }
         Err(problems) => {
-            tracing::error!(%problems, "the rules cannot be read: the old ones stay in force");
-            vault.policy.not_replaced(&problems);
+            if vault.policy.not_replaced(&problems) || say == Say::Always {
+                tracing::error!(%problems, "the rules cannot be read: the old ones stay in force");
+            }
             Err(problems)
         }
     }

@@ -47,13 +47,15 @@ impl PolicyStore {
         self.0.load_full()
     }
 
-    /// Newer rules cannot be used, for these reasons: the ones in force stay, and say so.
-    pub fn not_replaced(&self, problems: &Problems) {
+    /// Newer rules cannot be used, for these reasons: the ones in force stay, and say so. Whether that is news.
+    pub fn not_replaced(&self, problems: &Problems) -> bool {
         let current = self.current();
         let mut warnings: Vec<_> = problems.0.iter().map(|problem| format!("not in force: {problem}")).collect();
         warnings.extend(current.warnings.iter().filter(|warning| !warning.starts_with("not in force: ")).cloned());
+        let is_news = warnings != current.warnings;
         let (snapshot, outdated) = (current.snapshot.clone(), current.outdated.or_else(|| Some(Instant::now())));
         self.0.store(Arc::new(Published { snapshot, at: current.at, warnings, outdated }));
+        is_news
     }
 
     /// Puts `snapshot` in force.

@@ -23,11 +23,15 @@ use crate::proto::orp;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The pause after a relay has said that it is full, the first time: then twice as long, up to the longest.
+const FULL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
 enum Attempt {
     Path(OnSession),
     /// For a reason that may pass.
     Again(String),
+    /// The relay is full: it must not be asked often.
+    Full,
     /// For good.
     Refused(String),
 }
@@ -48,6 +52,7 @@ pub async fn resume(shared: &Carried, vault: &AgentVault, since: Duration) -> Op
 
 async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -> Result<OnSession, String> {
     let mut pause = FIRST_PAUSE;
+    let [mut full, longest_full] = FULL;
     // Bounded by the caller's deadline.
     loop {
         let session = next_session(shared, vault, fall_back_at).await;
@@ -72,6 +77,11 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
                     () = shared.called.notified() => {}
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Attempt::Full => {
+                tracing::debug!(stream = %id, "resuming again: the relay is full");
+                sleep(full.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                full = (full * 2).min(longest_full);
             }
         }
     }
@@ -143,8 +153,8 @@ fn refusal(end: &End) -> Attempt {
         End::Fin => Attempt::Refused("refused by the relay".to_owned()),
         End::Lost => Attempt::Again("the session ended".to_owned()),
         End::Reset(code) if verdict(*code) == Verdict::Path => Attempt::Again(format!("reset with {code}")),
-        // Full now, and perhaps not in a moment: the stream has time.
-        End::Reset(ResetCode::LIMIT) => Attempt::Again("the relay is full".to_owned()),
+        // Perhaps not in a moment: the stream has time.
+        End::Reset(ResetCode::LIMIT) => Attempt::Full,
         End::Reset(code) => Attempt::Refused(format!("reset by the relay with {code}")),
     }
 }

@@ -64,11 +64,14 @@ pub(super) struct Rules<F, W> {
     pub streams_wait: W,
 }
 
+/// Which relay, when it was asked, and what it said.
+type Answered<S> = (usize, Instant, Result<S, DialError>);
+
 /// See the module's documentation. `S` is a session.
 pub(super) struct Race<'a, S, F, W> {
     rules: Rules<F, W>,
     runners: Vec<Runner<S>>,
-    open: FuturesUnordered<BoxFuture<'a, (usize, Instant, Result<S, DialError>)>>,
+    open: FuturesUnordered<BoxFuture<'a, Answered<S>>>,
     /// How long the first that answered took.
     took: Option<Duration>,
 }

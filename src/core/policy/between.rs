@@ -1,7 +1,7 @@
 //! Whether the rules allow any stream at all between two agents: what a relay asks that never saw the stream which
 //! they want to resume (architecture §5, invariant 3).
 
-use super::{Effect, Query, Snapshot};
+use super::{Effect, Query, Snapshot, Verdict, unserved};
 use crate::core::glob::Pattern;
 use crate::core::identity::AgentUri;
 
@@ -17,16 +17,21 @@ impl Snapshot {
 
     /// Each rule that could let the caller call something is tried with a service and a method that it is written for.
     fn may_call(&self, caller: &AgentUri, callee: &AgentUri, now: i64) -> bool {
-        let allowed = |caller: &str, target: &str, method: &str| {
+        let asked = |caller: &str, target: &str, method: &str| {
             let tenant = callee.tenant();
-            self.decide(&Query { tenant, caller, target, method }, now).is_allowed()
+            Some(self.decide(&Query { tenant, caller, target, method }, now)).filter(Verdict::is_allowed)
         };
         let of_caller = self.rules().iter().filter(|rule| {
-            rule.tenant == *caller.tenant() && rule.effect == Effect::Allow && rule.caller.matches(caller.as_str())
+            let is_about_a_service = !rule.target.as_str().starts_with("outrelay:");
+            let is_callers = rule.tenant == *caller.tenant() && rule.caller.matches(caller.as_str());
+            is_callers && is_about_a_service && rule.effect == Effect::Allow
         });
         of_caller.into_iter().any(|rule| {
             let (target, method) = (example(&rule.target), example(&rule.method));
-            allowed(caller.as_str(), &target, &method) && allowed(callee.as_str(), caller.as_str(), &method)
+            let one = asked(caller.as_str(), &target, &method);
+            let other = asked(callee.as_str(), caller.as_str(), &method);
+            one.zip(other)
+                .is_some_and(|(one, other)| unserved(one.relay_mode, one.p2p_mode.combine(other.p2p_mode)).is_none())
         })
     }
 }
@@ -56,6 +61,16 @@ mod tests {
         assert!(allows(&pair, 1, 2) && allows(&pair, 2, 1));
         assert!(!allows(&pair, 2, 3), "neither may call");
         assert!(!allows("", 1, 2), "closed world");
+    }
+
+    #[test]
+    fn a_rule_that_asks_for_what_a_relay_does_not_do_joins_nobody() {
+        for way in ["relay = \"forward\"", "p2p = \"required\""] {
+            assert!(
+                !allows(&format!("[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\n{way}\n"), 1, 2),
+                "{way}"
+            );
+        }
     }
 
     #[test]

@@ -35,11 +35,6 @@ use crate::vault::parking::{ArrivedHalf, Claim};
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Known as Indexed, Parties, StreamFacts};
 
-/// The outcome, in metrics, of two halves of a stream that this relay let in.
-const OPENED_HERE: &str = "matched";
-/// The outcome, in metrics, of two halves that only a rule joins.
-const UNPROVEN: &str = "matched_unproven";
-
 /// Messages of an entry.
 #[derive(Debug)]
 pub enum EntryMsg {
@@ -267,30 +262,30 @@ impl EntryState {
 
     /// Hands the pair over to a splice of its own. When nobody takes it, both are reset `RESUMABLE`.
     fn join(&mut self, matched: &Match) {
-        let origin = match (self.indexed(), self.proven.take().filter(|_| matched.proof == Proof::Parties)) {
+        let indexed = self.indexed();
+        // A stream that was opened here was let in then; this only keeps a drain waiting until it is counted again.
+        let limit = if indexed.is_some() { usize::MAX } else { self.vault().config.now().limits.streams };
+        let Some(admitted) = self.vault().traffic.admit(limit) else {
+            self.vault().metrics.limit_hit("streams");
+            return self.refuse_both(matched, Refusal::Limit);
+        };
+        let origin = match (indexed, self.proven.take().filter(|_| matched.proof == Proof::Parties)) {
             (Some(Indexed { parties, facts, .. }), _) => {
                 let facts = facts.unwrap_or_else(|| self.unseen(&parties));
-                Ok(Joined { parties, facts, how: OPENED_HERE })
+                Ok(Joined { parties, facts, how: "matched" })
             }
             (None, Some(ticket)) => self.proven_by(&ticket),
             (None, None) => {
                 // Who opened it is not known, and does not matter to its bytes.
                 let (consumer, provider) = (matched.first.agent.clone(), matched.second.agent.clone());
                 let parties = Parties { consumer, provider };
-                Ok(Joined { facts: self.unseen(&parties), parties, how: UNPROVEN })
+                Ok(Joined { facts: self.unseen(&parties), parties, how: "matched_unproven" })
             }
         };
         let Joined { parties, facts, how } = match origin {
             Ok(joined) => joined,
             Err(why) => return self.refuse_both(matched, why),
         };
-        // A stream that was opened here was let in then; this only keeps a drain waiting until it is counted again.
-        let limit = if how == OPENED_HERE { usize::MAX } else { self.vault().config.now().limits.streams };
-        let admitted = self.vault().traffic.admit(limit);
-        if admitted.is_none() {
-            self.vault().metrics.limit_hit("streams");
-            return self.refuse_both(matched, Refusal::Limit);
-        }
         let (Some(first), Some(second)) = (self.held.remove(&matched.first.id), self.held.remove(&matched.second.id))
         else {
             return;
@@ -322,7 +317,7 @@ impl EntryState {
             stream_uses: [consumer.stream_use, provider.stream_use],
             vault: Arc::clone(self.vault()),
             rules: None,
-            admitted,
+            admitted: Some(admitted),
         };
         if self.resume.splices.start(pair).is_err() {
             tracing::debug!("nobody splices now: both halves are reset");

@@ -142,11 +142,12 @@ async fn an_entry_that_is_struck_again_and_again_while_a_half_waits_costs_no_byt
     let wired = Wired::with(|config| config.limits.handler = HANG_DEADLINE, |_, _| {}).await;
     let transfer = wired.world.raw().await.transfer_of(4 * MIB, 4 * MIB, 80);
     is_at(&transfer, 20).await;
+    let before = BOTH.map(|n| session(wired.world.agent(n)));
     // One agent is held back, but not for so long that it gives its session up.
     wired.provider.set(Wire::Holds);
     wired.world.kill("splice").await;
     let mut entries = Vec::new();
-    let quick = [Fault::Kill, Fault::Panic, Fault::Stop].into_iter().cycle().take(9);
+    let quick = [Fault::Kill, Fault::Panic, Fault::Stop].into_iter().cycle().take(6);
     // The last hangs when the other half comes, which is sent again.
     for fault in quick.chain([Fault::Hang]) {
         let next = eventually("an entry", || {
@@ -161,5 +162,6 @@ async fn an_entry_that_is_struck_again_and_again_while_a_half_waits_costs_no_byt
     wired.provider.set(Wire::Passes);
     transfer.may_move(100);
     transfer.complete().await;
+    assert_eq!(BOTH.map(|n| session(wired.world.agent(n))), before);
     wired.world.nothing_is_left().await;
 }
