@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Exit codes: 0 done, 1 failed at run time, 2 usage or configuration.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -16,6 +17,9 @@ pub mod policy;
 pub mod relay;
 pub mod stop;
 pub mod systemd;
+
+/// How long a process that has ended waits for its threads: one may be stuck in a file system that does not answer.
+const LAST_THREADS: Duration = Duration::from_millis(500);
 
 /// An outbound-only relay: services in private networks reach each other with no inbound port.
 #[derive(Debug, clap::Parser)]
@@ -53,7 +57,9 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("the runtime does not start")),
     };
-    runtime.block_on(run(cli.command)).unwrap_or_else(|error| fail(&error))
+    let code = runtime.block_on(run(cli.command)).unwrap_or_else(|error| fail(&error));
+    runtime.shutdown_timeout(LAST_THREADS);
+    code
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {

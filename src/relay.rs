@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,8 +54,13 @@ pub mod tickets;
 pub mod tree;
 pub mod watch_files;
 
-/// How long closed connections get to tell their peers, once the tree has stopped.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long closed connections get to tell their peers, once the tree has stopped; and how long what waits for the audit gets to be
+/// written then.
+const IN_ORDER: Farewell = Farewell { peers: Duration::from_secs(1), audit: Duration::from_secs(3) };
+/// The same where the relay ends at once.
+const AT_ONCE: Farewell = Farewell { peers: Duration::from_millis(250), audit: Duration::from_millis(250) };
+/// How long a tree that is killed gets to notice.
+const KILLED: Duration = Duration::from_millis(250);
 /// How often a drain looks whether halves of streams still wait.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long streams that are left at a drain's deadline get to end.
@@ -64,6 +68,12 @@ const CUT: Duration = Duration::from_millis(500);
 /// How long the last words of streams are under way, at least and at most, before connections are closed, too: twice the longest round
 /// trip within that.
 const LINGER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+
+#[derive(Debug, Clone, Copy)]
+struct Farewell {
+    peers: Duration,
+    audit: Duration,
+}
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +125,7 @@ impl Relay {
     /// Whatever keeps it from serving; nothing runs then.
     pub async fn start(config: RelayConfig) -> Result<Self, StartError> {
         let (relay, server) = credentials::server_config(&config)?;
-        let keys = fleet_keys(config.resume.fleet_key.as_deref())?;
+        let keys = fleet_key::of(config.resume.fleet_key.as_deref())?;
         let endpoint = quic::bind_again(config.listen, &config.quic, &secrets_of(&relay, &keys), server)
             .map_err(|source| StartError::Bind { addr: config.listen, source })?;
         let http = config.http.listen.map(bind_http).transpose()?;
@@ -126,8 +136,9 @@ impl Relay {
             relay,
             endpoint,
             policy: PolicyStore::default(),
+            audit_log: std::sync::Mutex::default(),
             streams: StreamIndex::default(),
-            tickets: Tickets::new(keys),
+            tickets: Tickets::new(keys, config.resume.fleet_key.as_deref()),
             connections: Connections::new(&metrics, &audit),
             audit,
             arrivals: Arrivals::default(),
@@ -209,7 +220,7 @@ impl Relay {
     /// The result says why. Cancel-safe: it may be asked again.
     pub async fn failed(&mut self) -> String {
         let why = self.tree.ended().await;
-        self.farewell().await;
+        self.farewell(IN_ORDER).await;
         why
     }
 
@@ -254,35 +265,37 @@ impl Relay {
         }
     }
 
-    /// Stops the tree, the last started first, each actor within its deadline; closes every connection. Streams that
-    /// still run are reset.
-    pub async fn shutdown(mut self) {
-        self.tree.stop().await;
-        self.farewell().await;
+    /// Stops the tree, the last started first, each actor within its deadline; closes every connection, and writes what waits for the
+    /// audit. Streams that still run are reset.
+    pub async fn shutdown(self) {
+        self.shutdown_unless(std::future::pending()).await;
     }
 
-    /// Ends it at once: no actor is stopped in order, no stream is ended. Its address is free a moment later.
-    pub async fn kill(mut self) {
-        self.tree.kill();
-        self.tree.ended().await;
-        self.farewell().await;
-    }
-
-    async fn farewell(&self) {
-        self.vault.arrivals.abort();
-        self.vault.endpoint.close(0_u32.into(), b"the relay is stopping");
-        if tokio::time::timeout(FAREWELL, self.vault.endpoint.wait_idle()).await.is_err() {
-            tracing::warn!(within = ?FAREWELL, "some peers did not hear that the relay stops");
+    /// As [`Relay::shutdown`], until `at_once` comes to pass: from then on as [`Relay::kill`].
+    pub async fn shutdown_unless(mut self, at_once: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.tree.stop() => self.farewell(IN_ORDER).await,
+            () = at_once => self.kill().await,
         }
     }
-}
 
-fn fleet_keys(file: Option<&Path>) -> Result<FleetKeys, fleet_key::FleetKeyError> {
-    let Some(file) = file else {
-        tracing::info!("no `resume.fleet_key`: tickets are of use to this relay alone, and end with it");
-        return Ok(fleet_key::in_memory());
-    };
-    fleet_key::load_or_create(file)
+    /// Ends it at once, within a second: no actor is stopped in order, no stream is ended. Its address is free a moment later.
+    pub async fn kill(mut self) {
+        self.tree.kill();
+        if tokio::time::timeout(KILLED, self.tree.ended()).await.is_err() {
+            tracing::warn!(within = ?KILLED, "the tree does not end");
+        }
+        self.farewell(AT_ONCE).await;
+    }
+
+    async fn farewell(&self, within: Farewell) {
+        self.vault.arrivals.abort();
+        self.vault.endpoint.close(0_u32.into(), b"the relay is stopping");
+        if tokio::time::timeout(within.peers, self.vault.endpoint.wait_idle()).await.is_err() {
+            tracing::warn!(within = ?within.peers, "some peers did not hear that the relay stops");
+        }
+        audit::finish(&self.vault, within.audit).await;
+    }
 }
 
 /// Those of the relay that had this name before it.

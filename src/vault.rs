@@ -24,6 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::core::identity::RelayUri;
+use crate::directory::audit_log::AuditLog;
 use crate::metrics::Metrics;
 
 pub mod arrivals;
@@ -53,6 +54,8 @@ pub struct Vault {
     pub policy: policy::PolicyStore,
     /// Decisions not recorded yet.
     pub audit: Arc<audit::AuditQueue>,
+    /// The open audit log. Whoever writes holds it, on a thread that may wait for a disk: writers never mix, whichever actor sent them.
+    pub audit_log: std::sync::Mutex<Option<AuditLog>>,
     /// Who may act on which stream.
     pub streams: streams::StreamIndex,
     /// The fleet's keys, and tickets under them.

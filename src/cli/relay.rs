@@ -34,6 +34,9 @@ pub struct RelayArgs {
     /// UDP address for QUIC; port 0 takes a free one [default: 0.0.0.0:7443]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Where other relays reach it, if that is another address (NAT); nobody is told yet
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// Certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
     cert: Option<String>,
@@ -84,6 +87,7 @@ impl RelayArgs {
             Overlay::optional("--id", "id", self.id.as_ref()),
             Overlay::optional("--region", "region", self.region.as_ref()),
             Overlay::optional("--listen", "listen", self.listen.as_ref()),
+            Overlay::optional("--advertise", "advertise", self.advertise.as_ref()),
             Overlay::optional("--cert", "tls.cert", self.cert.as_ref()),
             Overlay::optional("--key", "tls.key", self.key.as_ref()),
             Overlay::optional("--ca", "tls.ca", self.ca.as_ref()),
@@ -133,15 +137,15 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     }
     let vault = Arc::clone(relay.vault());
     let watchdog = systemd::ready(relay.root());
-    loop {
+    let mut asked = loop {
         tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "stopping");
-                break;
+                break Asked::BySignal;
             }
             _ = vault.drain.begun() => {
                 tracing::info!("stopping: drained by an operator");
-                break;
+                break Asked::ByOperator;
             }
             _ = reload.recv() => {
                 tracing::info!("SIGHUP: reading configuration, rules and credentials again");
@@ -155,16 +159,40 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
             }
             why = relay.failed() => return Ok(failed(&why)),
         }
-    }
+    };
     systemd::stopping();
-    tokio::select! {
-        () = relay.drain() => {}
-        signal = signals.next() => tracing::warn!(signal, "second signal: stopping at once"),
-    }
+    let is_drained = tokio::select! {
+        () = relay.drain() => true,
+        () = second(&mut signals, &mut asked) => false,
+    };
     drop(watchdog);
-    relay.shutdown().await;
+    if is_drained {
+        relay.shutdown_unless(second(&mut signals, &mut asked)).await;
+    } else {
+        relay.kill().await;
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who has asked the relay to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    BySignal,
+    ByOperator,
+}
+
+/// Waits for a second signal. After an operator's drain the first is only the system's part in the same stop.
+async fn second(signals: &mut StopSignals, asked: &mut Asked) {
+    loop {
+        let signal = signals.next().await;
+        if *asked == Asked::BySignal {
+            tracing::warn!(signal, "second signal: stopping at once");
+            return;
+        }
+        *asked = Asked::BySignal;
+        tracing::info!(signal, "the drain goes on; a second signal ends it at once");
+    }
 }
 
 /// What is wrong is said, and nothing changes.

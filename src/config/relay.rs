@@ -32,7 +32,8 @@ pub struct RelayConfig {
     pub region: String,
     /// The UDP address to serve QUIC on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// How others reach `listen`, where that is not what they see (NAT, wildcard address).
+    /// How other relays reach `listen`, where that is not what they see (NAT, wildcard address). For links between relays, which are
+    /// to come: nobody is told it yet.
     #[serde(with = "or_empty")]
     pub advertise: Option<HostPort>,
     /// A file to which the bound addresses are written as JSON once the relay listens.

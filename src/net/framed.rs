@@ -145,6 +145,11 @@ impl ControlReader {
         Self { recv, limit, buffer: BytesMut::new() }
     }
 
+    /// From here on this is the longest payload accepted.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
     /// Waits until one whole frame is buffered; at once when the last one was not consumed.
     ///
     /// Cancel-safe: what was read stays in the reader.

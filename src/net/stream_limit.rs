@@ -17,7 +17,7 @@ struct Inner {
     in_use: AtomicU32,
     limit: AtomicU32,
     growing: Mutex<()>,
-    cap: u32,
+    cap: AtomicU32,
 }
 
 impl StreamLimit {
@@ -29,20 +29,28 @@ impl StreamLimit {
             in_use: AtomicU32::new(0),
             limit: AtomicU32::new(initial),
             growing: Mutex::default(),
-            cap,
+            cap: AtomicU32::new(cap),
         }))
     }
 
     /// One more stream, whoever opens it; it counts until the result is dropped. `None` at the cap.
     #[must_use]
     pub fn take(&self) -> Option<StreamUse> {
+        let cap = self.0.cap.load(Ordering::Relaxed);
         let taken = self
             .0
             .in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < self.0.cap).then_some(in_use + 1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < cap).then_some(in_use + 1));
         let in_use = taken.ok()? + 1;
-        self.grow(in_use);
+        self.grow(in_use, cap);
         Some(StreamUse(Arc::clone(&self.0)))
+    }
+
+    /// As [`StreamLimit::take`], with `cap` from now on. Under a lower one streams that live go on, and no new one begins meanwhile.
+    #[must_use]
+    pub fn take_of(&self, cap: usize) -> Option<StreamUse> {
+        self.0.cap.store(u32::try_from(cap).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.take()
     }
 
     /// Streams in use, and how many the peer may open.
@@ -51,8 +59,8 @@ impl StreamLimit {
         (self.0.in_use.load(Ordering::Relaxed), self.0.limit.load(Ordering::Relaxed))
     }
 
-    fn grow(&self, in_use: u32) {
-        let crowded = |limit: u32| u64::from(in_use) * 4 >= u64::from(limit) * 3 && limit < self.0.cap;
+    fn grow(&self, in_use: u32, cap: u32) {
+        let crowded = |limit: u32| u64::from(in_use) * 4 >= u64::from(limit) * 3 && limit < cap;
         // The lock is taken by the few that may grow it: the number and what quinn is told must not part.
         if !crowded(self.0.limit.load(Ordering::Relaxed)) {
             return;
@@ -60,7 +68,7 @@ impl StreamLimit {
         let _growing = self.0.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = self.0.limit.load(Ordering::Relaxed);
         if crowded(limit) {
-            let wanted = limit.saturating_mul(2).min(self.0.cap);
+            let wanted = limit.saturating_mul(2).min(cap);
             self.0.limit.store(wanted, Ordering::Relaxed);
             self.0.quic.set_max_concurrent_bi_streams(wanted.into());
         }

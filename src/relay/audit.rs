@@ -2,26 +2,28 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the open audit log and the task that writes to it |
+//! | Owns | the task that writes; the open log is in the vault |
 //! | Receives | the end of its writer task |
 //! | Sends | nothing |
 //! | Restart | permanent |
-//! | Lost on crash | nothing: the queue is in the vault, and an event leaves it only once it is written; the one in flight may be written twice |
+//! | Lost on crash | nothing: the queue is in the vault, and an event leaves it only once it is written |
+//!
+//! What is queued when the tree has stopped is written by [`finish`].
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::directory::audit_log::{AuditLog, AuditLogError};
+use crate::directory::audit_log::AuditLogError;
 use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
-use crate::vault::audit::Batch;
 
-/// Events written at once, and so the most that are written twice after a crash.
+/// Events written at once, and so the most that are written twice after an attempt that failed half-way.
 const BATCH: usize = 512;
 
 /// The first and the longest pause of a writer that cannot write. It tries for ever: a disk that is full must not stop
@@ -78,44 +80,65 @@ impl Actor for Audit {
 
 /// Writes what is queued, for ever. Without a file, events are taken off the queue and go nowhere.
 async fn write(vault: Arc<Vault>) -> Infallible {
-    let mut log = None;
     let mut pause = PAUSE.0;
     loop {
-        let batch = Arc::new(vault.audit.peek(BATCH).await);
-        let (directory, written) = (Embedded::from(&vault.config.now().directory), Arc::clone(&batch));
-        // A disk may take its time; a thread of the runtime must not.
-        let attempt = tokio::task::spawn_blocking(move || append(&directory, log, &written)).await;
-        log = match attempt {
-            Ok(Ok(log)) => {
-                vault.audit.recorded(&batch);
-                pause = PAUSE.0;
-                log
-            }
-            Ok(Err(error)) => {
-                let error = anyhow::Error::new(error);
-                tracing::error!(error = format!("{error:#}"), retry_in = ?pause, "the audit cannot be written");
-                vault.metrics.audit_write_failures.inc();
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
-                None
-            }
-            // Aborted with the runtime, or a panic, which is this task's own.
-            Err(ended) => match ended.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_aborted) => std::future::pending().await,
-            },
+        // Only waited for: who writes takes them once it holds the log.
+        drop(vault.audit.peek(1).await);
+        let Err(error) = on_a_thread(&vault).await else {
+            pause = PAUSE.0;
+            continue;
         };
+        let error = anyhow::Error::new(error);
+        tracing::error!(error = format!("{error:#}"), retry_in = ?pause, "the audit cannot be written");
+        vault.metrics.audit_write_failures.inc();
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
     }
 }
 
-/// Appends to `log`, opened first where it is not.
-fn append(directory: &Embedded, log: Option<AuditLog>, batch: &Batch) -> Result<Option<AuditLog>, AuditLogError> {
-    let mut log = match log {
+/// Writes what is queued, once no actor does any more; tries again, as long as `within` lasts. What is left then is lost, and that is
+/// said.
+pub async fn finish(vault: &Arc<Vault>, within: Duration) {
+    let all = async {
+        while !vault.audit.is_empty() {
+            if let Err(error) = on_a_thread(vault).await {
+                let error = anyhow::Error::new(error);
+                tracing::error!(error = format!("{error:#}"), "the audit cannot be written");
+                tokio::time::sleep(PAUSE.0).await;
+            }
+        }
+    };
+    if tokio::time::timeout(within, all).await.is_err() {
+        tracing::error!(lost = vault.audit.len(), ?within, "the relay ends, and these decisions are not in the audit");
+    }
+}
+
+/// Writes the oldest batch. A disk may take its time; a thread of the runtime must not.
+async fn on_a_thread(vault: &Arc<Vault>) -> Result<(), AuditLogError> {
+    let written = Arc::clone(vault);
+    match tokio::task::spawn_blocking(move || write_batch(&written)).await {
+        Ok(written) => written,
+        // Aborted with the runtime, or a panic, which is the caller's own.
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_aborted) => std::future::pending().await,
+        },
+    }
+}
+
+/// A batch leaves the queue before another writer can see it, whatever has become of the actor that asked for this one.
+fn write_batch(vault: &Vault) -> Result<(), AuditLogError> {
+    let mut place = vault.audit_log.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(batch) = vault.audit.peek(BATCH).now_or_never() else { return Ok(()) };
+    // After a failure it is opened again.
+    let mut log = match place.take() {
         Some(log) => Some(log),
-        None => directory.open_audit()?,
+        None => Embedded::from(&vault.config.now().directory).open_audit()?,
     };
     if let Some(log) = &mut log {
         log.append(&batch.records)?;
     }
-    Ok(log)
+    vault.audit.recorded(&batch);
+    *place = log;
+    Ok(())
 }

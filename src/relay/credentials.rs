@@ -184,13 +184,21 @@ impl CredentialsState {
         self.renew_tickets();
     }
 
-    /// A file that is gone is not made again: it would be another key.
+    /// Another file than before is treated as at the start. A file that is gone is not made again: it would be another key.
     fn read_fleet_key(&self) {
-        let Some(file) = self.vault.config.now().resume.fleet_key.clone() else { return };
-        match fleet_key::load(&file) {
+        let file = self.vault.config.now().resume.fleet_key.clone();
+        let keys = match (self.vault.tickets.are_of(file.as_deref()), &file) {
+            (true, None) => return,
+            (true, Some(file)) => fleet_key::load(file),
+            (false, file) => fleet_key::of(file.as_deref()),
+        };
+        match keys {
             Ok(keys) => {
                 tracing::info!(newest = %keys.newest().id(), keys = keys.ids().count(), "fleet keys in use");
-                self.vault.tickets.publish(keys);
+                self.vault.tickets.publish(keys, file.as_deref());
+                if !self.vault.tickets.endpoint_has_newest() {
+                    tracing::info!("connections still have the resets of the key that was the newest at the start");
+                }
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);

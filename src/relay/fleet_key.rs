@@ -50,11 +50,23 @@ pub enum FleetKeyError {
     },
 }
 
+/// The keys of a relay that is given `file` anew: made where it is not there; in memory where no file is given.
+///
+/// # Errors
+/// Why it is not used.
+pub fn of(file: Option<&Path>) -> Result<FleetKeys, FleetKeyError> {
+    let Some(file) = file else {
+        tracing::info!("no `resume.fleet_key`: tickets are of use to this relay alone, and end with it");
+        return Ok(in_memory());
+    };
+    load_or_create(file)
+}
+
 /// The keys in `file`. Where there is no such file, it is made, with one random key and mode 0600.
 ///
 /// # Errors
 /// Why it is not used.
-pub fn load_or_create(file: &Path) -> Result<FleetKeys, FleetKeyError> {
+fn load_or_create(file: &Path) -> Result<FleetKeys, FleetKeyError> {
     // A dangling link is no place for a key.
     if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         match create(file) {
@@ -84,8 +96,7 @@ pub fn load(file: &Path) -> Result<FleetKeys, FleetKeyError> {
 }
 
 /// One random key that is in no file: no other relay knows it, and neither does this one after a restart.
-#[must_use]
-pub fn in_memory() -> FleetKeys {
+fn in_memory() -> FleetKeys {
     FleetKeys::of(FleetKey::new(KeyId(rand::random()), &rand::random::<[u8; KEY_BYTES]>()))
 }
 

@@ -31,7 +31,7 @@ pub async fn ask(
     frame_max: u32,
 ) -> ProviderAnswer {
     let unavailable = |why: String| ProviderAnswer::Unavailable(why);
-    let Some(stream_use) = provider.streams.take() else {
+    let Some(stream_use) = provider.streams.take_of(vault.config.now().limits.streams_per_agent) else {
         vault.metrics.limit_hit(Limit::StreamsPerAgent);
         return unavailable("it has as many streams as it may".to_owned());
     };

@@ -22,7 +22,7 @@ use crate::vault::connections::AgentConnection;
 pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream, reject: &Reject) {
     tracing::info!(
         consumer = %connection.agent,
-        target = shortened(&asked.target_service),
+        service = shortened(&asked.target_service),
         stream = asked.stream_id,
         %reject,
         "stream refused"

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use crate::harness::{Deployment, agent, eventually, pair, take};
 
 /// `outrelay admin --socket SOCKET ARGS`, which must not block the runtime that answers it.
-async fn admin(socket: &Path, args: &[&str]) -> Output {
+pub async fn admin(socket: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
     command.arg("admin").arg("--socket").arg(socket).args(args);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()

@@ -2,9 +2,9 @@
 
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use outrelay::bench::process::Process;
+use outrelay::bench::process::{Process, Usage};
 use outrelay::bench::report::Report;
 use outrelay::bench::site::Site;
 use outrelay::bench::{self, Direction, Mode, Plan, Timing};
@@ -12,7 +12,8 @@ use outrelay::pki::Ca;
 use outrelay::relay::Relay;
 use serde_json::Value;
 
-use crate::harness::{Deployment, soon};
+use crate::harness::{Deployment, OPEN_WORLD, eventually, soon};
+use crate::program::Program;
 
 const TIMING: Timing = Timing { warm_up: Duration::from_millis(50), measured: Duration::from_millis(300) };
 
@@ -114,6 +115,30 @@ async fn a_relay_that_nobody_uses_is_measured_too() {
     let (_, json) = measured(Mode::Idle { connections: 0, streams: 0 }).await;
     assert!(json["voluntary_switches_per_s"].is_number());
     assert!(json["rss_kib_per_unit"].is_null());
+}
+
+/// It is 0.8 a second over a minute. What is done now and then is done at beats of five and ten seconds, so that a look of five seconds
+/// may see twice that; something done every second would add two or three.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_nobody_uses_hardly_wakes() {
+    const LOOK: Duration = Duration::from_secs(5);
+    let deployment = Deployment::new();
+    let relay = Program::start(&deployment, &deployment.relay_config("r1", OPEN_WORLD), &[]).await;
+    // What the start itself takes is over once nothing has happened for a moment.
+    let sleeps = |since: &Usage| relay.process().usage().unwrap().sleeps_since(since);
+    let calm = Duration::from_millis(500);
+    let mut before = relay.process().usage().unwrap();
+    let mut since = Instant::now();
+    eventually("it is calm", || {
+        if sleeps(&before) > 0 {
+            (before, since) = (relay.process().usage().unwrap(), Instant::now());
+        }
+        (since.elapsed() > calm).then_some(())
+    })
+    .await;
+    eventually("the time is over", || (since.elapsed() > LOOK).then_some(())).await;
+    let (woken, seconds) = (sleeps(&before), since.elapsed().as_secs_f64());
+    assert!((woken as f64) < 3.0 * seconds, "{woken} voluntary context switches in {seconds} s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -136,6 +136,15 @@ impl Deployment {
         self.peer_as(relay, &agent(n), capabilities).await
     }
 
+    /// Connects as agent `n` of `acme` to a relay that listens at `addr`, and says HELLO.
+    pub async fn peer_at(&self, addr: SocketAddr, n: u8, capabilities: &[&str]) -> Peer {
+        let uri = agent(n);
+        let identity = self.client(&self.ca.agent(&uri).unwrap());
+        let mut peer = Peer::over(dial(addr, identity).await.unwrap(), &uri).await;
+        peer.hello(capabilities).await;
+        peer
+    }
+
     pub async fn peer_as(&self, relay: &Relay, uri: &AgentUri, capabilities: &[&str]) -> Peer {
         let mut peer = Peer::over(self.dial_as(relay, uri).await, uri).await;
         peer.hello(capabilities).await;

@@ -31,6 +31,12 @@ pub fn free_address() -> SocketAddr {
 impl Program {
     /// A process with the files of `config`, at its address; and with `settings`, `KEY=VALUE`.
     pub async fn start(deployment: &Deployment, config: &RelayConfig, settings: &[String]) -> Self {
+        let settings: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        Self::start_with(deployment, config, &settings).await
+    }
+
+    /// The same with these flags, which come last.
+    pub async fn start_with(deployment: &Deployment, config: &RelayConfig, flags: &[&str]) -> Self {
         let (id, admin) = (config.id.clone(), config.admin.socket.clone().unwrap());
         let path = |suffix: &str| deployment.dir.path().join(format!("{id}.{suffix}"));
         let (ready, log) = (path("ready"), path("log"));
@@ -45,7 +51,7 @@ impl Program {
         file("--ready-file", &ready);
         file("--admin-socket", &admin);
         config.resume.fleet_key.iter().for_each(|key| file("--fleet-key", key));
-        args.extend(settings.iter().flat_map(|setting| ["--set", setting].map(OsString::from)));
+        args.extend(flags.iter().map(OsString::from));
         let child = spawn(&args, config.listen, &ready, &log);
         let mut program = Self { id, addr: config.listen, admin, child, args, ready, log };
         program.listens().await;
@@ -73,10 +79,25 @@ impl Program {
         self.child.wait().unwrap();
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
-        let killed = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, which: &str) {
+        let killed = Command::new("kill").arg(which).arg(self.child.id().to_string()).status().unwrap();
         assert!(killed.success());
+    }
+
+    /// Waits until it has said a line with all of `words`; that line.
+    pub async fn said(&self, words: &[&str]) -> String {
+        let line = || self.log().lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+        eventually(&format!("{words:?} in the log"), line).await
     }
 
     /// Waits until the process has exited by itself; how.
@@ -98,7 +119,15 @@ fn spawn(args: &[OsString], listen: SocketAddr, ready: &Path, log: &Path) -> Chi
     std::fs::remove_file(ready).ok();
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
-    command.args(args).arg("--listen").arg(listen.to_string()).stdin(Stdio::null()).stderr(log).spawn().unwrap()
+    command
+        .env_remove("RUST_LOG")
+        .args(args)
+        .arg("--listen")
+        .arg(listen.to_string())
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Program {

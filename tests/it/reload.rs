@@ -1,13 +1,21 @@
-//! Rules and credentials follow their files, and no live stream notices.
+//! Rules, credentials and limits follow their files, and no live stream notices.
 
-use outrelay::pki::Ca;
+use std::time::{Duration, Instant};
+
+use outrelay::config::relay::RelayConfig;
+use outrelay::core::frame::Frame;
+use outrelay::core::reject::ResetCode;
+use outrelay::net::stream::{BiStream, End};
+use outrelay::pki::{CertSpec, Validity};
+use outrelay::proto::orp;
 use outrelay::relay::Relay;
-
-use outrelay::net::stream::End;
+use time::OffsetDateTime;
 
 use crate::harness::{
-    Deployment, OPEN_WORLD, agent, asking_for, audited, drain, eventually, pair, rejection, soon, take,
+    Deployment, OPEN_WORLD, Peer, agent, asking_for, audited, dial, drain, eventually, pair, rejection, soon, take,
 };
+
+mod program;
 
 #[tokio::test]
 async fn rules_follow_their_file_and_a_bad_file_keeps_the_old_ones_and_says_why() {
@@ -150,31 +158,19 @@ async fn new_connections_meet_the_new_credentials_and_old_ones_go_on() {
     let consumer = deployment.peer(&relay, 2, &[]).await;
     let (mut up, mut down) = pair(&consumer, &provider, 1).await;
 
-    // Another authority, and a relay certificate from it; then a key that does not fit, which changes nothing.
-    let next = Deployment { dir: tempfile::tempdir().unwrap(), ca: Ca::generate().unwrap() };
-    let renewed = next.relay_config("r1", "").tls;
-    let current = &relay.vault().config.get().tls;
-    for (from, to) in [(&renewed.cert, &current.cert), (&renewed.key, &current.key), (&renewed.ca, &current.ca)] {
-        std::fs::copy(from, to).unwrap();
-    }
+    // Then a key that does not fit, which changes nothing.
+    let current = &relay.vault().config.get();
+    let next = other_authority(current);
     relay.reload();
     let newcomer = next.ca.agent(&agent(3)).unwrap();
-    let accepted = async {
-        loop {
-            match next.try_dial(&relay, &newcomer).await {
-                Ok(quic) if tokio::time::timeout(SETTLED, quic.closed()).await.is_err() => return quic,
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    let _connection = soon("the new authority's agents come in", accepted).await;
+    let _connection = accepted(&next, &relay).await;
     let outdated = deployment.ca.agent(&agent(4)).unwrap();
     assert!(
         deployment.try_dial(&relay, &outdated).await.is_err(),
         "the relay shows a certificate of the new authority"
     );
 
-    std::fs::write(&current.key, "nonsense").unwrap();
+    std::fs::write(&current.tls.key, "nonsense").unwrap();
     relay.reload();
     let _still = soon("and still do", next.try_dial(&relay, &newcomer)).await.unwrap();
     up.send.write_all(b"on").await.unwrap();
@@ -182,7 +178,31 @@ async fn new_connections_meet_the_new_credentials_and_old_ones_go_on() {
 }
 
 /// A connection that was not closed within this was accepted.
-const SETTLED: std::time::Duration = std::time::Duration::from_millis(200);
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// Puts another authority, and a certificate from it, in the place of the relay's.
+fn other_authority(current: &RelayConfig) -> Deployment {
+    let next = Deployment::new();
+    let (renewed, current) = (next.relay_config(&current.id, "").tls, &current.tls);
+    for (from, to) in [(&renewed.cert, &current.cert), (&renewed.key, &current.key), (&renewed.ca, &current.ca)] {
+        std::fs::copy(from, to).unwrap();
+    }
+    next
+}
+
+/// Waits until an agent of `next` comes in.
+async fn accepted(next: &Deployment, relay: &Relay) -> quinn::Connection {
+    let newcomer = next.ca.agent(&agent(3)).unwrap();
+    let accepted = async {
+        loop {
+            match next.try_dial(relay, &newcomer).await {
+                Ok(quic) if tokio::time::timeout(SETTLED, quic.closed()).await.is_err() => return quic,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    soon("the new authority's agents come in", accepted).await
+}
 
 #[tokio::test]
 async fn limits_change_while_streams_live_and_what_needs_a_restart_is_named() {
@@ -217,78 +237,100 @@ async fn limits_change_while_streams_live_and_what_needs_a_restart_is_named() {
     assert_eq!(take(&mut down.recv, 2).await, b"on", "the first stream has noticed nothing");
 }
 
+/// A stream whose first frame has no end yet.
+async fn waiting(peer: &Peer) -> BiStream {
+    let mut stream = peer.fresh().await;
+    stream.send.write_all(&[0x20]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn an_agent_that_is_there_may_have_more_or_fewer_streams_at_once() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let may_have = |streams| {
+        let mut config = deployment.relay_config("r1", OPEN_WORLD);
+        config.limits.streams_per_agent = streams;
+        assert_eq!(relay.configure(&config).unwrap().applied, ["limits.streams_per_agent"]);
+    };
+    let opens = || relay.tree().walk().filter(|actor| actor.kind == "handshake").count();
+    let mut open = Vec::new();
+    for limit in [2, 3, 1] {
+        may_have(limit);
+        for n in open.len()..limit {
+            open.push(waiting(&consumer).await);
+            eventually("it is let in", || (opens() == n + 1).then_some(())).await;
+        }
+        let mut beyond = consumer.open("svc", 1).await;
+        assert_eq!(drain(&mut beyond.recv).await.1, End::Reset(ResetCode::LIMIT), "{limit}");
+    }
+    assert_eq!(opens(), 3, "those that live stay");
+}
+
+#[tokio::test]
+async fn the_longest_frame_on_a_control_stream_changes_while_it_lives() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.limits.frame_max_bytes = 1_024;
+    let relay = Relay::start(config.clone()).await.unwrap();
+    let mut peer = deployment.peer(&relay, 1, &["resume-code"]).await;
+    let long = orp::Register { service_name: "svc".to_owned(), local_addr: "x".repeat(2_000) };
+    config.limits.frame_max_bytes = 4_096;
+    assert_eq!(relay.configure(&config).unwrap().applied, ["limits.frame_max_bytes"]);
+    peer.say(&Frame::Register(long.clone())).await;
+    assert!(matches!(peer.hear().await, Frame::StreamReject(_)));
+    config.limits.frame_max_bytes = 1_024;
+    relay.configure(&config).unwrap();
+    peer.say(&Frame::Register(long)).await;
+    let (code, why) = peer.closed().await;
+    assert!(code == ResetCode::PROTOCOL.0 && why.contains("at most 1024"), "{code} {why}");
+}
+
 #[tokio::test]
 async fn a_connection_whose_authority_is_no_longer_trusted_is_closed_after_its_grace() {
     let deployment = Deployment::new();
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
-    config.limits.certificate_grace = std::time::Duration::from_millis(300);
+    config.limits.certificate_grace = Duration::from_millis(300);
     let relay = Relay::start(config.clone()).await.unwrap();
     let peer = deployment.peer(&relay, 1, &["resume-code"]).await;
     relay.reload();
-    let next = Deployment { dir: tempfile::tempdir().unwrap(), ca: Ca::generate().unwrap() };
-    let renewed = next.relay_config("r1", "").tls;
-    for (from, to) in
-        [(&renewed.cert, &config.tls.cert), (&renewed.key, &config.tls.key), (&renewed.ca, &config.tls.ca)]
-    {
-        std::fs::copy(from, to).unwrap();
-    }
-    let since = std::time::Instant::now();
+    other_authority(&config);
+    let since = Instant::now();
     relay.reload();
-    let closed = soon("it is closed", peer.quic.closed()).await;
+    is_invalid(&peer.quic).await;
     assert!(since.elapsed() >= config.limits.certificate_grace, "not before its grace is over");
-    let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
-    let why = String::from_utf8_lossy(&close.reason).into_owned();
-    assert_eq!(
-        (close.error_code.into_inner(), why.starts_with("certificate is no longer valid")),
-        (0x13, true),
-        "{why}"
-    );
     audited(&deployment, agent(1).as_str(), "connection closed: certificate is no longer valid").await;
 }
 
-/// The program itself: its file changes, and it hears SIGHUP.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_program_reads_its_file_again_on_sighup() {
+/// Waits until the relay has closed it for its certificate.
+async fn is_invalid(quic: &quinn::Connection) {
+    let (code, why) = crate::harness::closed(quic).await;
+    assert!(code == 0x13 && why.starts_with("certificate is no longer valid"), "{code} {why}");
+}
+
+#[tokio::test]
+async fn a_connection_whose_certificate_has_expired_is_closed_after_its_grace_and_no_other() {
     let deployment = Deployment::new();
-    let config = deployment.relay_config("r1", OPEN_WORLD);
-    let text = |limits: &str, level: &str, listen: &str| {
-        let (tls, rules) = (&config.tls, config.directory.rules.as_ref().unwrap());
-        format!(
-            "id = \"r1\"\nregion = \"acme\"\nlisten = \"{listen}\"\ntls = {{ cert = {:?}, key = {:?}, ca = {:?} }}\n\
-             http.listen = \"127.0.0.1:0\"\ndirectory.rules = {rules:?}\nlog.level = \"{level}\"\n[limits]\n{limits}\n",
-            tls.cert, tls.key, tls.ca
-        )
-    };
-    let file = deployment.write("relay.toml", &text("", "info", "127.0.0.1:0"));
-    let log = deployment.dir.path().join("log");
-    let mut running = std::process::Command::new(env!("CARGO_BIN_EXE_outrelay"))
-        .args(["relay", "--config"])
-        .arg(&file)
-        .env_remove("RUST_LOG")
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    let said = |words: &[&str]| {
-        let text = std::fs::read_to_string(&log).unwrap();
-        text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
-    };
-    let pid = running.id().to_string();
-    let hup = || assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    eventually("it listens", || said(&["listening"])).await;
-
-    deployment.write("relay.toml", &text("opne = 1", "info", "127.0.0.1:0"));
-    hup();
-    let why = eventually("a bad file is refused", || said(&["ERROR", "old one stays in force"])).await;
-    assert!(why.contains("relay.toml:9") || said(&["relay.toml:9"]).is_some(), "{why}");
-
-    deployment.write("relay.toml", &text("streams = 5", "warn", "127.0.0.1:1"));
-    hup();
-    eventually("what needs a restart is named", || said(&["WARN", "need a restart", "listen"])).await;
-    deployment.write("relay.toml", &text("streams = 6", "info", "127.0.0.1:0"));
-    hup();
-    let changed = eventually("and what does not", || said(&["INFO", "configuration changed", "limits.streams"])).await;
-    assert!(changed.contains("log.level"), "{changed}");
-    assert!(said(&["configuration changed", "limits.streams, log.level"]).is_some());
-    running.kill().unwrap();
-    running.wait().unwrap();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    config.limits.certificate_grace = Duration::from_millis(300);
+    let relay = Relay::start(config.clone()).await.unwrap();
+    let other = deployment.peer(&relay, 2, &[]).await;
+    // Certificates know whole seconds.
+    let not_after = OffsetDateTime::now_utc() + Duration::from_secs(2);
+    let validity = Validity { not_after, ..Validity::days(1).unwrap() };
+    let short = deployment.ca.issue(&CertSpec::agent(&agent(1), validity)).unwrap();
+    let quic = dial(relay.quic_addr().unwrap(), deployment.client(&short)).await.unwrap();
+    let mut peer = Peer::over(quic, &agent(1)).await;
+    peer.hello(&["resume-code"]).await;
+    // Looked at while it is good: it stays.
+    relay.reload();
+    let has_expired = || OffsetDateTime::now_utc().unix_timestamp() > not_after.unix_timestamp();
+    eventually("it has expired", || has_expired().then_some(())).await;
+    assert_eq!(peer.quic.close_reason(), None);
+    let since = Instant::now();
+    relay.reload();
+    is_invalid(&peer.quic).await;
+    assert!(since.elapsed() >= config.limits.certificate_grace, "not before its grace is over");
+    assert_eq!(other.quic.close_reason(), None);
 }

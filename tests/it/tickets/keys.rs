@@ -126,3 +126,43 @@ async fn a_ticket_is_renewed_at_half_its_life_for_both_agents_and_at_whichever_r
     let at_second = renewed(&mut second.consumer, 7).await;
     assert!(open(&keys(1), &at_second, now_unix_ms()).is_ok());
 }
+
+#[tokio::test]
+async fn another_file_of_keys_or_none_is_taken_as_at_the_start_and_one_that_is_gone_changes_nothing() {
+    let fleet = Fleet::new();
+    let mut site = fleet.relay("r1").await;
+    let goes_on_with = |file: Option<PathBuf>| {
+        let mut config = fleet.config("r1", OPEN_WORLD);
+        config.resume.fleet_key = file;
+        assert_eq!(site.relay.configure(&config).unwrap().applied, ["resume.fleet_key"]);
+    };
+    let tickets = &site.relay.vault().tickets;
+    assert!(tickets.endpoint_has_newest());
+
+    goes_on_with(None);
+    eventually("a key in memory is in use", || tickets.are_of(None).then_some(())).await;
+    let in_memory = newest(&site);
+    assert_ne!(in_memory, KeyId(1));
+    assert!(!tickets.endpoint_has_newest(), "resets are those of the start");
+
+    let other = fleet.deployment.dir.path().join("other.key");
+    goes_on_with(Some(other.clone()));
+    eventually("the other file is made", || tickets.are_of(Some(&other)).then_some(())).await;
+    let written = FleetKeys::parse(&std::fs::read_to_string(&other).unwrap()).unwrap();
+    assert_eq!(newest(&site), written.newest().id());
+
+    std::fs::remove_file(&other).unwrap();
+    site.relay.inject("credentials", Fault::Kill).await.unwrap();
+    let is_back = |actor: &outrelay::supervise::report::Report| {
+        actor.kind == "credentials" && actor.restarts == 1 && actor.status == Status::Running
+    };
+    eventually("it has read again", || site.relay.tree().walk().any(is_back).then_some(())).await;
+    assert_eq!(newest(&site), written.newest().id());
+    assert!(!other.exists());
+    site.ticket(7).await;
+
+    let config = fleet.config("r1", OPEN_WORLD);
+    site.relay.configure(&config).unwrap();
+    eventually("the first file is in use again", || (newest(&site) == KeyId(1)).then_some(())).await;
+    assert!(site.relay.vault().tickets.endpoint_has_newest());
+}

@@ -267,7 +267,7 @@ async fn accept(
         let number = send.id().index();
         let stream = BiStream::from_quic(&connection.quic, send, recv, ResetCode::RETRY.for_peer(codes));
         let mut stream = stream.within(&connection.window);
-        match connection.streams.take() {
+        match connection.streams.take_of(vault.config.now().limits.streams_per_agent) {
             Some(stream_use) => slot.tell(ConnectionMsg::StreamArrived(Fresh { number, stream, stream_use })),
             None => {
                 vault.metrics.limit_hit(Limit::StreamsPerAgent);

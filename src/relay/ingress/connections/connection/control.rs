@@ -99,7 +99,7 @@ impl Actor for ControlActor {
         args: ControlArgs,
     ) -> Result<ControlState, ActorProcessingErr> {
         let control = args.connection.control().ok_or("the control stream is not open")?;
-        let reader = read(args.slot.clone(), Arc::clone(&control.reader));
+        let reader = read(args.slot.clone(), Arc::clone(&args.vault), Arc::clone(&control.reader));
         let reader = task::owned(&args.slot, reader, ControlMsg::ReaderEnded);
         Ok(ControlState { args, unknown_logged: false, _reader: reader })
     }
@@ -304,11 +304,22 @@ fn unavailable(error: &crate::supervise::slot::CallError) -> Reject {
 }
 
 /// Hands over whole frames, one at a time, until the stream ends. The end is the result.
-async fn read(slot: Slot<ControlMsg>, reader: Arc<tokio::sync::Mutex<ControlReader>>) -> FrameReadError {
+async fn read(
+    slot: Slot<ControlMsg>,
+    vault: Arc<Vault>,
+    reader: Arc<tokio::sync::Mutex<ControlReader>>,
+) -> FrameReadError {
+    let mut reload = vault.reload.subscribe();
     loop {
         let mut locked = Arc::clone(&reader).lock_owned().await;
-        if let Err(end) = locked.fill().await {
-            return end;
+        locked.set_limit(vault.config.now().limits.frame_max_bytes);
+        tokio::select! {
+            biased;
+            // The limit may be another one now. What was read of a frame is kept.
+            Ok(()) = reload.changed() => continue,
+            filled = locked.fill() => if let Err(end) = filled {
+                return end;
+            },
         }
         if slot.cast(ControlMsg::FrameReady(locked)).is_err() {
             // Our actor is gone, and this task is about to be aborted.
