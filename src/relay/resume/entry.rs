@@ -319,6 +319,7 @@ impl EntryState {
             vault: Arc::clone(self.vault()),
             rules: None,
             admitted: Some(admitted),
+            ready: Vec::new(),
         };
         if self.resume.splices.start(pair).is_err() {
             tracing::debug!("nobody splices now: both halves are reset");

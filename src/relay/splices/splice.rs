@@ -4,7 +4,7 @@
 //! |---|---|
 //! | Owns | both pump tasks, and through them both streams; the stream's place in the index and its route |
 //! | Receives | the ends of its two pumps; `Denied` |
-//! | Sends | nothing |
+//! | Sends | STREAM_READY to control writers |
 //! | Restart | temporary: a stream cannot be continued by an actor that does not know what was written; the agents do, and resume it |
 //! | Lost on crash | the path: both halves are dropped, and a dropped half is a reset (`RESUMABLE` where both agents know it), never a FIN |
 //!
@@ -32,6 +32,7 @@ use crate::relay::decision::{self, Asked};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
+use crate::vault::connections::AgentConnection;
 use crate::vault::policy::Published;
 use crate::vault::routes::Routed;
 use crate::vault::streams::{Parties, Reservation, StreamFacts};
@@ -68,6 +69,8 @@ pub struct Pair {
     pub rules: Option<Arc<Published>>,
     /// The stream's admission, which ends once it has begun.
     pub admitted: Option<Admitted>,
+    /// What the agents are told once somebody has taken the pair: until then it is reset `RETRY`, and nobody has opened anything.
+    pub ready: Vec<(Arc<AgentConnection>, Frame)>,
 }
 
 /// Which way bytes go.
@@ -163,6 +166,8 @@ impl Actor for Splice {
         pair.reservation.carried_by(slot.node(), &pair.facts);
         describe(&slot, &about, &up.count, &down.count);
         recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
+        // From here on a cut says RESUMABLE.
+        pair.ready.iter().for_each(|(agent, frame)| agent.send_control(frame));
         pair.vault.metrics.streams_opened.inc();
         let live = LiveStream {
             id: pair.stream_id,

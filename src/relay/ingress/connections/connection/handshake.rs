@@ -4,7 +4,7 @@
 //! |---|---|
 //! | Owns | the consumer's stream, the provider's while it is asked, the stream's place in the index |
 //! | Receives | `FirstFrame`, `ProviderAnswered`, `ConsumerGone`, `TimedOut`, `RejectWritten` |
-//! | Sends | resolve to the registry; a pair to the splices; a half that goes on to the entry of its stream; STREAM_READY and mirrored rejects to control writers |
+//! | Sends | resolve to the registry; a pair to the splices; a half that goes on to the entry of its stream; mirrored rejects to control writers |
 //! | Restart | temporary |
 //! | Lost on crash | that open: the consumer's stream is reset `RETRY`, and nothing was delivered on it |
 //!
@@ -405,6 +405,11 @@ impl HandshakeState {
             opened_at: SystemTime::now(),
         });
         let ticket = tickets::first(vault, stream_id, &parties, &facts, &reservation, [opened_by, &served_by]);
+        let ticket = ticket.as_deref();
+        let ready = vec![
+            (Arc::clone(opened_by), tickets::ready(stream_id, opened_by, &served_by, ticket)),
+            (Arc::clone(&served_by), tickets::ready(stream_id, &served_by, opened_by, ticket)),
+        ];
         let pair = Pair {
             stream_id,
             parties,
@@ -420,6 +425,7 @@ impl HandshakeState {
             rules: self.rules.take(),
             vault: Arc::clone(&self.from.vault),
             admitted: self.admitted.take(),
+            ready,
         };
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
@@ -427,9 +433,6 @@ impl HandshakeState {
         }
         self.count("spliced", 0);
         self.note("accepted and spliced");
-        let (opened_by, ticket) = (&self.from.connection, ticket.as_deref());
-        opened_by.send_control(&tickets::ready(stream_id, opened_by, &served_by, ticket));
-        served_by.send_control(&tickets::ready(stream_id, &served_by, opened_by, ticket));
     }
 
     fn count(&mut self, outcome: &'static str, code: u32) {
