@@ -46,23 +46,29 @@ impl Files {
     }
 }
 
-/// Calls `tell` whenever one of the files changes, or somebody asks for a reload. `paths` says which they are now: a reload may have
-/// changed that, too.
-pub async fn follow(vault: Arc<Vault>, paths: impl Fn(&RelayConfig) -> Vec<PathBuf>, tell: impl Fn()) -> Infallible {
-    let now = || Files::new(paths(&vault.config.now()));
-    let mut files = now();
+/// Calls `tell` whenever one of the files changes, or somebody asks for a reload: from this call on, and not from when the result is first
+/// polled. `paths` says which they are now: a reload may have changed that, too.
+pub fn follow(
+    vault: Arc<Vault>,
+    paths: impl Fn(&RelayConfig) -> Vec<PathBuf>,
+    tell: impl Fn(),
+) -> impl Future<Output = Infallible> {
+    let now = move |vault: &Vault| Files::new(paths(&vault.config.now()));
+    let mut files = now(&vault);
     let mut asked = vault.reload.subscribe();
-    loop {
-        tokio::select! {
-            () = files.changed() => {}
-            asked = asked.changed() => if asked.is_err() {
-                // Nobody can ask any more: the relay is going down.
-                std::future::pending::<()>().await;
-            },
+    async move {
+        loop {
+            tokio::select! {
+                () = files.changed() => {}
+                asked = asked.changed() => if asked.is_err() {
+                    // Nobody can ask any more: the relay is going down.
+                    std::future::pending::<()>().await;
+                },
+            }
+            // Before they are read: what changes from here on is seen.
+            files = now(&vault);
+            tell();
         }
-        // Before they are read: what changes from here on is seen.
-        files = now();
-        tell();
     }
 }
 
