@@ -15,7 +15,7 @@
 //! | [`legacy`] | how a relay of version 0.1 refuses a stream |
 //! | [`silence`] | notices a lost relay fast while streams live |
 //! | [`stream_facts`] | what is known of a stream |
-//! | [`backoff`], [`throttle`] | when to try again; when to say it again |
+//! | [`backoff`] | when to try again |
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,7 +49,6 @@ pub mod serving;
 pub mod silence;
 pub mod stream_facts;
 pub mod streams;
-pub mod throttle;
 pub mod tree;
 pub mod vault;
 

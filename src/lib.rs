@@ -16,6 +16,7 @@ pub mod pki;
 pub mod relay;
 pub mod supervise;
 pub mod telemetry;
+pub mod throttle;
 pub mod vault;
 
 /// Protobuf types generated from `proto/`.

@@ -187,6 +187,8 @@ impl Relay {
     /// When the configuration cannot be taken over; nothing changes then.
     pub fn configure(&self, loaded: &RelayConfig) -> Result<Changes, Problems> {
         let changes = self.vault.config.replace(loaded)?;
+        let streams = self.vault.config.now().limits.streams_per_agent;
+        self.vault.connections.all().iter().for_each(|connection| connection.streams.allow(streams));
         self.reload();
         Ok(changes)
     }
@@ -217,11 +219,9 @@ impl Relay {
     }
 
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
-    /// The result says why. Cancel-safe: it may be asked again.
+    /// The result says why. Then [`Relay::kill`] is due. Cancel-safe: it may be asked again.
     pub async fn failed(&mut self) -> String {
-        let why = self.tree.ended().await;
-        self.farewell(IN_ORDER).await;
-        why
+        self.tree.ended().await
     }
 
     /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over, at which the rest is reset; then
@@ -273,28 +273,32 @@ impl Relay {
 
     /// As [`Relay::shutdown`], until `at_once` comes to pass: from then on as [`Relay::kill`].
     pub async fn shutdown_unless(mut self, at_once: impl Future<Output = ()>) {
+        let in_order = async {
+            self.tree.stop().await;
+            Self::farewell(&self.vault, IN_ORDER).await;
+        };
         tokio::select! {
-            () = self.tree.stop() => self.farewell(IN_ORDER).await,
+            () = in_order => {}
             () = at_once => self.kill().await,
         }
     }
 
-    /// Ends it at once, within a second: no actor is stopped in order, no stream is ended. Its address is free a moment later.
+    /// Ends it at once, in about a second at most: no actor is stopped in order, no stream is ended. Its address is free a moment later.
     pub async fn kill(mut self) {
         self.tree.kill();
         if tokio::time::timeout(KILLED, self.tree.ended()).await.is_err() {
             tracing::warn!(within = ?KILLED, "the tree does not end");
         }
-        self.farewell(AT_ONCE).await;
+        Self::farewell(&self.vault, AT_ONCE).await;
     }
 
-    async fn farewell(&self, within: Farewell) {
-        self.vault.arrivals.abort();
-        self.vault.endpoint.close(0_u32.into(), b"the relay is stopping");
-        if tokio::time::timeout(within.peers, self.vault.endpoint.wait_idle()).await.is_err() {
+    async fn farewell(vault: &Arc<Vault>, within: Farewell) {
+        vault.arrivals.abort();
+        vault.endpoint.close(0_u32.into(), b"the relay is stopping");
+        if tokio::time::timeout(within.peers, vault.endpoint.wait_idle()).await.is_err() {
             tracing::warn!(within = ?within.peers, "some peers did not hear that the relay stops");
         }
-        audit::finish(&self.vault, within.audit).await;
+        audit::finish(vault, within.audit).await;
     }
 }
 

@@ -14,7 +14,6 @@ use self::routes::Routes;
 use self::session::{Session, Target};
 use super::credentials::Credentials;
 use super::leaving::Leave;
-use super::throttle::Throttle;
 use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::config::types::HostPort;
 use crate::core::identity::AgentUri;
@@ -22,6 +21,7 @@ use crate::core::ids::StreamId;
 use crate::core::reject::ResetCode;
 use crate::core::resume::finished::{Finished, FinishedStreams};
 use crate::core::ring::{Allowance, Ring, RingLimits};
+use crate::throttle::Throttle;
 
 pub mod draining;
 pub mod registrations;

@@ -157,7 +157,12 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
                 file = args.watched();
                 reconfigure(&args, &relay, &log);
             }
-            why = relay.failed() => return Ok(failed(&why)),
+            why = relay.failed() => {
+                tracing::error!(%why, "the supervision tree has failed");
+                // Its connections are closed; whatever is asked for meanwhile, it has failed.
+                relay.kill().await;
+                return Ok(ExitCode::FAILURE);
+            }
         }
     };
     systemd::stopping();
@@ -216,11 +221,6 @@ fn reconfigure(args: &RelayArgs, relay: &Relay, log: &LogFilter) {
     if !needs_restart.is_empty() {
         tracing::warn!(keys = needs_restart, "these need a restart: the old values stay in force");
     }
-}
-
-fn failed(why: &str) -> ExitCode {
-    tracing::error!(%why, "the supervision tree has failed");
-    ExitCode::FAILURE
 }
 
 /// Written beside and renamed, so that a reader never sees half of it.

@@ -271,7 +271,7 @@ impl Default for Limits {
             certificate_grace: Duration::ZERO,
             half_open_handshakes: 512,
             connections: 20_000,
-            connections_per_agent: 8,
+            connections_per_agent: 64,
             streams_per_agent: 8_192,
             streams: 100_000,
             parked_per_agent: 8_192,

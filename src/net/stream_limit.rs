@@ -53,6 +53,13 @@ impl StreamLimit {
         self.take()
     }
 
+    /// From now on up to `cap`. A peer that has used up what it may open is told of more.
+    pub fn allow(&self, cap: usize) {
+        let cap = u32::try_from(cap).unwrap_or(u32::MAX);
+        self.0.cap.store(cap, Ordering::Relaxed);
+        self.grow(self.0.in_use.load(Ordering::Relaxed), cap);
+    }
+
     /// Streams in use, and how many the peer may open.
     #[must_use]
     pub fn usage(&self) -> (u32, u32) {

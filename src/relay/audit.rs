@@ -104,12 +104,17 @@ pub async fn finish(vault: &Arc<Vault>, within: Duration) {
             if let Err(error) = on_a_thread(vault).await {
                 let error = anyhow::Error::new(error);
                 tracing::error!(error = format!("{error:#}"), "the audit cannot be written");
+                vault.metrics.audit_write_failures.inc();
                 tokio::time::sleep(PAUSE.0).await;
             }
         }
     };
     if tokio::time::timeout(within, all).await.is_err() {
-        tracing::error!(lost = vault.audit.len(), ?within, "the relay ends, and these decisions are not in the audit");
+        tracing::error!(
+            lost = vault.audit.missing(),
+            ?within,
+            "the relay ends, and these decisions are not in the audit"
+        );
     }
 }
 

@@ -118,7 +118,7 @@ impl ResumeHandle {
         // Rules are asked only about two: what is said of one alone does not matter.
         let policy = self.vault.policy.current();
         if decision::are_too_old(&self.vault) {
-            return Unproven::NoRule;
+            return Unproven::TooOld;
         }
         match waiting.filter(|waiting| waiting.agent != half.agent) {
             Some(waiting) if policy.snapshot.allows_some_stream(&waiting.agent, &half.agent, now_unix_ms()) => {

@@ -101,7 +101,7 @@ impl AuditQueue {
         let mut state = self.lock();
         // What was lost last is told even if nothing follows. Not twice in a row: while nothing can be written every attempt
         // would add another line, and the queue would have no bound.
-        if state.waiting.len() < limit && !matches!(state.waiting.back(), Some(Record::Dropped(_))) {
+        if state.waiting.len() <= limit && !matches!(state.waiting.back(), Some(Record::Dropped(_))) {
             state.queue_lost(self.run);
         }
         let records: Vec<_> = state.waiting.iter().take(limit).cloned().collect();
@@ -127,7 +127,15 @@ impl AuditQueue {
     /// Whether none waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+        let state = self.lock();
+        state.waiting.is_empty() && state.lost == 0
+    }
+
+    /// How many will be missing from the log if nothing more is written: those that wait, and those whose loss was not told yet.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let state = self.lock();
+        state.lost.saturating_add(u64::try_from(state.waiting.len()).unwrap_or(u64::MAX))
     }
 
     /// How many were dropped because the queue was full.

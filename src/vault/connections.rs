@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -80,6 +80,8 @@ pub struct AgentConnection {
     accepted: watch::Sender<Option<Capabilities>>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
     half_open: Mutex<Option<Place>>,
+    /// Two may find a reason at once.
+    is_refused: AtomicBool,
     _place: Place,
 }
 
@@ -191,7 +193,7 @@ impl AgentConnection {
 
     /// Closes the connection for what its agent does, or is, and tells the audit why. `false` if it was closed before.
     pub fn refuse(&self, code: ResetCode, reason: &str) -> bool {
-        if self.quic.close_reason().is_some() {
+        if self.quic.close_reason().is_some() || self.is_refused.swap(true, Ordering::Relaxed) {
             return false;
         }
         let (tenant, agent) = (self.agent.tenant().as_str(), self.agent.as_str());
@@ -308,6 +310,7 @@ impl Connections {
             routes: Routes::default(),
             parked: Places::default(),
             half_open: Mutex::new(Some(occupied.half_open)),
+            is_refused: AtomicBool::new(false),
             _place: occupied.place,
         });
         for node in [&connection.node, &connection.control_node] {
@@ -347,21 +350,15 @@ impl Connections {
         self.lock().by_generation.values().cloned().collect()
     }
 
-    /// Closes the oldest connections of an agent while it has more than `limit` on which HELLO was answered; how many that were.
-    pub fn close_oldest(&self, agent: &AgentUri, limit: usize) -> usize {
-        let reason = format!("more than {limit} connections of one agent: the oldest is closed");
+    /// How many connections of an agent stand on which HELLO was answered.
+    #[must_use]
+    pub fn count_of(&self, agent: &AgentUri) -> usize {
         let established = self.lock();
         let of_agent = established.by_agent.get(agent).into_iter().flatten();
-        let live: Vec<_> = of_agent
+        of_agent
             .filter_map(|generation| established.by_generation.get(generation))
             .filter(|connection| connection.accepted().is_some() && connection.quic.close_reason().is_none())
-            .collect();
-        let beyond = live.len().saturating_sub(limit);
-        for connection in &live[..beyond] {
-            tracing::warn!(%agent, generation = %connection.generation, limit, "too many connections: closing the oldest");
-            connection.refuse(ResetCode::LIMIT, &reason);
-        }
-        beyond
+            .count()
     }
 
     /// The newest connection of an agent on which HELLO was answered: on others it hears nothing yet.

@@ -79,7 +79,7 @@ async fn what_an_actor_and_a_stream_went_through_is_there_to_be_looked_at_afterw
     let opened = format!("opened by {} for \"svc\"", agent(2));
     assert_eq!(
         of(&splice[0]["stream"]),
-        [opened.clone(), format!("asking {}", agent(1)), "accepted and spliced".into()]
+        [opened.clone(), format!("asking {}", agent(1)), "accepted".into(), "spliced".into()]
     );
 
     let panics = |n: u64| move |a: &outrelay::supervise::report::Report| a.kind == "registry" && a.restarts == n;

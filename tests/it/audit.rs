@@ -10,7 +10,7 @@ use outrelay::proto::orp;
 use outrelay::relay::Relay;
 use serde_json::Value;
 
-use crate::harness::{Deployment, agent, audited, drain, eventually, handshakes, rejection};
+use crate::harness::{Deployment, Peer, agent, audited, drain, eventually, handshakes, rejection};
 
 /// What the program says about `file`, a value a line.
 fn query(file: &Path, flags: &[&str]) -> Vec<Value> {
@@ -85,8 +85,7 @@ async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
     let turned_away = deployment.try_dial(&relay, &of_stranger).await;
     let silent = deployment.dial(&relay, 3).await;
     let mut twice = deployment.peer(&relay, 2, &[]).await;
-    let hello = orp::Hello { protocol_version: "orp/1".into(), agent_uri: twice.uri.to_string(), capabilities: vec![] };
-    twice.say(&Frame::Hello(hello)).await;
+    twice.say_hello(&[]).await;
 
     let mut peer = deployment.peer(&relay, 1, &["resume-code", "deregister"]).await;
     peer.register("svc").await;
@@ -111,7 +110,9 @@ async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
         streams.push(stream);
     }
     drain(&mut streams[1].recv).await;
-    let _newer = deployment.peer(&relay, 1, &[]).await;
+    let mut newer = Peer::over(deployment.dial(&relay, 1).await, &agent(1)).await;
+    newer.say_hello(&[]).await;
+    newer.closed().await;
 
     let uri = |n| agent(n).to_string();
     for (caller, reason, target, stream) in [
@@ -123,7 +124,7 @@ async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
         (uri(1), "DEREGISTER: 400 ", "no name", ""),
         (uri(1), "half reset: 1 of the connection wait already", "", "8"),
         (uri(1), "stream reset unread: ", "", ""),
-        (uri(1), "connection closed: more than 1 connections of one agent", "", ""),
+        (uri(1), "connection closed: this agent has 1 connections", "", ""),
     ] {
         let event = audited(&deployment, &caller, reason).await;
         assert_eq!((&event["target"], &event["stream_id"]), (&target.into(), &stream.into()), "{event}");

@@ -355,6 +355,7 @@ async fn a_killed_root_ends_the_relay_and_every_connection_with_a_reason() {
         relay.inject("relay", fault).await.unwrap();
         let why = soon("the relay has failed", relay.failed()).await;
         assert!(!why.is_empty());
+        soon("it says good-bye", relay.kill()).await;
         assert!(!matches!(drain(&mut up.recv).await.1, End::Fin), "{fault:?}");
         assert!(!matches!(drain(&mut down.recv).await.1, End::Fin), "{fault:?}");
         soon("the connection is closed", consumer.quic.closed()).await;

@@ -215,13 +215,18 @@ impl Peer {
         Self { uri: uri.clone(), quic, control, features: Vec::new() }
     }
 
-    pub async fn hello(&mut self, capabilities: &[&str]) -> orp::HelloAck {
+    /// HELLO, which is not answered yet.
+    pub async fn say_hello(&mut self, capabilities: &[&str]) {
         let hello = orp::Hello {
             protocol_version: "orp/1".to_owned(),
             agent_uri: self.uri.to_string(),
             capabilities: capabilities.iter().map(ToString::to_string).collect(),
         };
         self.say(&Frame::Hello(hello)).await;
+    }
+
+    pub async fn hello(&mut self, capabilities: &[&str]) -> orp::HelloAck {
+        self.say_hello(capabilities).await;
         match self.hear().await {
             Frame::HelloAck(ack) => {
                 self.features.clone_from(&ack.accepted_features);

@@ -106,30 +106,27 @@ async fn one_connection_more_than_the_limit_is_refused_before_any_tls() {
 }
 
 #[tokio::test]
-async fn of_more_connections_than_an_agent_may_have_the_oldest_is_closed() {
+async fn one_connection_more_than_an_agent_may_have_is_closed_and_disturbs_none_that_stands() {
     let deployment = Deployment::new();
     let relay = relay_with(&deployment, |limits| limits.connections_per_agent = 2).await;
     let other = deployment.peer(&relay, 2, &[]).await;
-    let oldest = deployment.peer(&relay, 1, &["resume-code"]).await;
+    let first = deployment.peer(&relay, 1, &[]).await;
     let mut provider = deployment.peer(&relay, 1, &[]).await;
     provider.register("svc").await;
     // It counts from its HELLO on.
-    let silent = deployment.dial(&relay, 1).await;
+    let mut silent = Peer::over(deployment.dial(&relay, 1).await, &agent(1)).await;
     eventually("four are established", || (relay.vault().connections.len() == 4).then_some(())).await;
     assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 0);
-
-    let newest = deployment.peer(&relay, 1, &[]).await;
-    let (code, reason) = oldest.closed().await;
-    assert_eq!((code, reason.as_str()), (0x15, "more than 2 connections of one agent: the oldest is closed"));
-    eventually("it is gone", || (relay.vault().connections.len() == 4).then_some(())).await;
+    silent.say_hello(&[]).await;
+    let (_, reason) = silent.closed().await;
+    assert_eq!(reason, "this agent has 2 connections, and may have no more");
     assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 1);
     let _pair = pair(&other, &provider, 1).await;
-    let _next = deployment.peer(&relay, 1, &[]).await;
-    assert_eq!(provider.closed().await.0, 0, "to an agent that knows no codes");
-    assert_eq!(hits(&relay, Limit::ConnectionsPerAgent), 2);
-    for quic in [&newest.quic, &silent, &other.quic] {
-        assert!(quic.close_reason().is_none());
-    }
+    assert!(first.quic.close_reason().is_none() && other.quic.close_reason().is_none());
+
+    first.quic.close(0_u32.into(), b"bye");
+    eventually("there is room", || (relay.vault().connections.count_of(&agent(1)) == 1).then_some(())).await;
+    deployment.peer(&relay, 1, &[]).await;
 }
 
 #[tokio::test]

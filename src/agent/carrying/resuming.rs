@@ -80,7 +80,12 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
             }
             Attempt::Full => {
                 tracing::debug!(stream = %id, "resuming again: the relay is full");
-                sleep(full.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                tokio::select! {
+                    () = sleep(full.mul_f64(1.0 - rand::random::<f64>() / 2.0)) => {}
+                    // The partner that calls has found no room either: it is not hurried to.
+                    () = vault.is_replaced(number) => {}
+                    () = sleep_until(fall_back_at), if !is_last && shared.old_session(vault).is_some() => {}
+                }
                 full = (full * 2).min(longest_full);
             }
         }

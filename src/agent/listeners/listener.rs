@@ -15,10 +15,10 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::agent::streams::StreamsHandle;
-use crate::agent::throttle::Throttle;
 use crate::agent::vault::{AgentVault, Offer};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
+use crate::throttle::Throttle;
 
 /// How long a failed accept (no file descriptor is left, say) is not tried again.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -110,6 +110,8 @@ pub enum Unproven {
     Off,
     /// It is on, but no rule pair allows a stream between the two.
     NoRule,
+    /// It is on, but the rules are too old to be asked.
+    TooOld,
 }
 
 impl Known {
@@ -291,6 +293,7 @@ fn prove(waiting: &Waiting, half: &Half, known: &Known) -> Result<Proof, Refusal
         (Known::Nothing(Unproven::Allowed), None) => Ok(Proof::Rule),
         (Known::Nothing(Unproven::Off), None) => Err(Refusal::Unproven),
         (Known::Nothing(Unproven::NoRule), None) => Err(Refusal::NoRule),
+        (Known::Nothing(Unproven::TooOld), None) => Err(Refusal::RulesTooOld),
     }
 }
 

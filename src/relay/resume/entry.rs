@@ -270,6 +270,9 @@ impl EntryState {
             self.vault().metrics.limit_hit(Limit::Streams);
             return self.refuse_both(matched, Refusal::Limit);
         };
+        if indexed.is_none() && decision::are_too_old(self.vault()) {
+            return self.refuse_both(matched, Refusal::RulesTooOld);
+        }
         let origin = match (indexed, self.proven.take().filter(|_| matched.proof == Proof::Parties)) {
             (Some(Indexed { parties, facts, .. }), _) => {
                 let facts = facts.unwrap_or_else(|| self.unseen(&parties));
@@ -319,7 +322,7 @@ impl EntryState {
             vault: Arc::clone(self.vault()),
             rules: None,
             admitted: Some(admitted),
-            ready: Vec::new(),
+            opening: None,
         };
         if self.resume.splices.start(pair).is_err() {
             tracing::debug!("nobody splices now: both halves are reset");

@@ -69,8 +69,43 @@ pub struct Pair {
     pub rules: Option<Arc<Published>>,
     /// The stream's admission, which ends once it has begun.
     pub admitted: Option<Admitted>,
-    /// What the agents are told once somebody has taken the pair: until then it is reset `RETRY`, and nobody has opened anything.
-    pub ready: Vec<(Arc<AgentConnection>, Frame)>,
+    /// Of a stream that is opened now.
+    pub opening: Option<Opening>,
+}
+
+/// What each of the two agents is told.
+pub type Ready = [(Arc<AgentConnection>, Frame); 2];
+
+/// An open whose provider has accepted, until somebody has taken the pair: until then a cut says `RETRY`, and nothing is open. It is counted,
+/// whatever becomes of it.
+#[derive(Debug)]
+pub struct Opening {
+    vault: Arc<Vault>,
+    since: Instant,
+    ready: Option<Box<Ready>>,
+}
+
+impl Opening {
+    /// The open began at `since`; `ready` is what the two agents are told.
+    #[must_use]
+    pub fn new(vault: &Arc<Vault>, since: Instant, ready: Ready) -> Self {
+        Self { vault: Arc::clone(vault), since, ready: Some(Box::new(ready)) }
+    }
+
+    fn taken(mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        ready.iter().for_each(|(agent, frame)| agent.send_control(frame));
+        self.vault.metrics.open("spliced", 0);
+        self.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if self.ready.is_some() {
+            self.vault.metrics.open("aborted", 0);
+        }
+    }
 }
 
 /// Which way bytes go.
@@ -167,7 +202,10 @@ impl Actor for Splice {
         describe(&slot, &about, &up.count, &down.count);
         recorded(&slot, &pair.vault, pair.parties.consumer.tenant(), pair.stream_id);
         // From here on a cut says RESUMABLE.
-        pair.ready.iter().for_each(|(agent, frame)| agent.send_control(frame));
+        if let Some(opening) = pair.opening {
+            opening.taken();
+            pair.vault.flights.note(pair.parties.consumer.tenant(), pair.stream_id, "spliced");
+        }
         pair.vault.metrics.streams_opened.inc();
         let live = LiveStream {
             id: pair.stream_id,

@@ -33,6 +33,8 @@ pub enum Refusal {
     Ticket(TicketError),
     /// A ticket shows whose stream it is, but the rules do not allow it any more.
     RulesDeny,
+    /// The relay does not know the stream, and its rules are too old to ask.
+    RulesTooOld,
     /// The relay carries as many streams as it may, and this one is new to it.
     Limit,
 }
@@ -61,6 +63,7 @@ impl Refusal {
         Self::Ticket(TicketError::OtherTenant),
         Self::Ticket(TicketError::NotAParty),
         Self::RulesDeny,
+        Self::RulesTooOld,
         Self::Limit,
     ];
 
@@ -80,6 +83,7 @@ impl Refusal {
             Self::PartnerGone => "the partner does not have the stream any more",
             Self::Ticket(error) => error.reason(),
             Self::RulesDeny => "the rules do not allow the stream any more",
+            Self::RulesTooOld => "the rules in force are too old, and newer ones cannot be used",
             Self::Limit => "the relay carries as many streams as it may",
         }
     }
@@ -100,6 +104,7 @@ impl Refusal {
             Self::PartnerGone => "partner_gone",
             Self::Ticket(error) => error.name(),
             Self::RulesDeny => "rules_deny",
+            Self::RulesTooOld => "rules_too_old",
             Self::Limit => "limit",
         }
     }
@@ -109,9 +114,13 @@ impl Refusal {
     pub fn reject(self) -> Reject {
         let code = match self {
             Self::NoStreamId | Self::OtherStream => RejectCode::BadRequest,
-            Self::OtherTenant | Self::NotAParty | Self::Unproven | Self::NoRule | Self::Ticket(_) | Self::RulesDeny => {
-                RejectCode::Denied
-            }
+            Self::OtherTenant
+            | Self::NotAParty
+            | Self::Unproven
+            | Self::NoRule
+            | Self::Ticket(_)
+            | Self::RulesDeny
+            | Self::RulesTooOld => RejectCode::Denied,
             Self::PositionsDoNotFit | Self::Replaced => RejectCode::Conflict,
             Self::WindowOver | Self::PartnerGone => RejectCode::Gone,
             Self::Limit => RejectCode::Limit,
@@ -130,7 +139,8 @@ impl Refusal {
             }
             Self::PositionsDoNotFit | Self::Replaced => ResetCode::RESUMABLE,
             Self::WindowOver | Self::PartnerGone => ResetCode::NOT_RESUMABLE,
-            Self::Limit => ResetCode::LIMIT,
+            // The agent comes again, and not often.
+            Self::RulesTooOld | Self::Limit => ResetCode::LIMIT,
         }
     }
 }

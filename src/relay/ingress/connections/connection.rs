@@ -32,6 +32,7 @@ use crate::supervise::intensity::Limits;
 use crate::supervise::slot::Slot;
 use crate::supervise::spec::{ChildSpec, Restart};
 use crate::supervise::task::{self, Owned, Panicked};
+use crate::throttle::Throttle;
 use crate::vault::Vault;
 use crate::vault::connections::{AgentConnection, Control};
 use crate::vault::control_writer::ControlWriter;
@@ -259,6 +260,7 @@ async fn accept(
         end = connection.quic.closed() => return end,
     };
     let codes = if features.contains(Capability::ResumeCode) { CodeAgreement::Both } else { CodeAgreement::None };
+    let untold = Throttle::default();
     loop {
         let (send, recv) = match connection.quic.accept_bi().await {
             Ok(stream) => stream,
@@ -272,8 +274,12 @@ async fn accept(
             None => {
                 vault.metrics.limit_hit(Limit::StreamsPerAgent);
                 vault.metrics.open("limited", 0);
-                let why = "stream reset unread: the connection has as many as it may";
-                decision::by_relay(&vault, &connection.agent, Asked::default(), None, Effect::Deny, why);
+                // Not a line for each: it costs an agent nothing to open more.
+                if let Some(untold) = untold.due() {
+                    let why =
+                        format!("stream reset unread: the connection has as many as it may (and {untold} before)");
+                    decision::by_relay(&vault, &connection.agent, Asked::default(), None, Effect::Deny, &why);
+                }
                 stream.set_drop_code(ResetCode::LIMIT.for_peer(codes));
             }
         }

@@ -138,10 +138,13 @@ impl ControlState {
         let answer = match reader.peek() {
             Some(Ok(Frame::Hello(hello))) => {
                 let (features, answer) = self.on_hello(&hello)?;
+                if self.is_one_too_many() {
+                    reader.consume();
+                    return Ok(());
+                }
                 self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
                 self.args.connection.greeted(features);
-                self.close_oldest();
                 self.args.vault.drain.tell(&self.args.connection);
                 None
             }
@@ -164,13 +167,18 @@ impl ControlState {
         Ok(())
     }
 
-    /// The newest wins: an agent that comes back leaves connections behind that nobody uses any more.
-    fn close_oldest(&self) {
+    /// An agent has as many connections as it may: this one is closed. Not an older one, which may be in use, and would come again.
+    fn is_one_too_many(&self) -> bool {
         let ControlArgs { vault, connection, .. } = &self.args;
         let limit = vault.config.now().limits.connections_per_agent;
-        for _ in 0..vault.connections.close_oldest(&connection.agent, limit) {
+        let is_one = connection.accepted().is_none() && vault.connections.count_of(&connection.agent) >= limit;
+        if is_one
+            && connection.refuse(ResetCode::LIMIT, &format!("this agent has {limit} connections, and may have no more"))
+        {
+            tracing::warn!(agent = %connection.agent, limit, "too many connections of one agent: the newest is closed");
             vault.metrics.limit_hit(Limit::ConnectionsPerAgent);
         }
+        is_one
     }
 
     /// May run twice for one frame, after a crash: everything in here can be done again.

@@ -34,7 +34,7 @@ use crate::net::stream_limit::StreamUse;
 use crate::proto::orp;
 use crate::relay::decision::Question;
 use crate::relay::provider::{self, ProviderAnswer};
-use crate::relay::splices::splice::Pair;
+use crate::relay::splices::splice::{Opening, Pair};
 use crate::relay::tickets::{self, Presented};
 use crate::relay::{refusal, resume};
 use crate::supervise::slot::Slot;
@@ -406,7 +406,7 @@ impl HandshakeState {
         });
         let ticket = tickets::first(vault, stream_id, &parties, &facts, &reservation, [opened_by, &served_by]);
         let ticket = ticket.as_deref();
-        let ready = vec![
+        let ready = [
             (Arc::clone(opened_by), tickets::ready(stream_id, opened_by, &served_by, ticket)),
             (Arc::clone(&served_by), tickets::ready(stream_id, &served_by, opened_by, ticket)),
         ];
@@ -425,14 +425,15 @@ impl HandshakeState {
             rules: self.rules.take(),
             vault: Arc::clone(&self.from.vault),
             admitted: self.admitted.take(),
-            ready,
+            opening: Some(Opening::new(vault, self.since, ready)),
         };
+        // From here on whoever has the pair counts it.
+        self.counted = true;
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
             return;
         }
-        self.count("spliced", 0);
-        self.note("accepted and spliced");
+        self.note("accepted");
     }
 
     fn count(&mut self, outcome: &'static str, code: u32) {
