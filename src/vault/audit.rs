@@ -235,6 +235,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_lost_behind_a_batch_that_took_all_is_still_to_be_told() {
+        let queue = queue(2);
+        push(&queue, 1..=5);
+        assert_eq!(queue.missing(), 5);
+        let mut told = Vec::new();
+        while !queue.is_empty() {
+            let batch = queue.peek(2).await;
+            told.push(shown(&batch));
+            queue.recorded(&batch);
+        }
+        assert_eq!((told.join(" "), queue.missing()), ("1 2 -3@5".to_owned(), 0));
+    }
+
+    #[tokio::test]
     async fn while_nothing_can_be_written_the_queue_stays_bounded_and_no_count_is_lost() {
         let queue = queue(2);
         for attempt in 1..=50 {

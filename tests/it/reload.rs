@@ -269,6 +269,28 @@ async fn an_agent_that_is_there_may_have_more_or_fewer_streams_at_once() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_used_up_what_it_may_open_is_told_when_it_may_have_more() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    // The control stream is one of them.
+    config.quic.streams_initial = 4;
+    config.limits.streams_per_agent = 3;
+    let relay = Relay::start(config.clone()).await.unwrap();
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(waiting(&consumer).await);
+    }
+    let opens = || relay.tree().walk().filter(|actor| actor.kind == "handshake").count();
+    eventually("they are let in", || (opens() == 3).then_some(())).await;
+    let mut fourth = Box::pin(consumer.quic.open_bi());
+    assert!(tokio::time::timeout(Duration::from_millis(100), fourth.as_mut()).await.is_err(), "it waits");
+    config.limits.streams_per_agent = 10;
+    relay.configure(&config).unwrap();
+    soon("it may be opened", fourth).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_longest_frame_on_a_control_stream_changes_while_it_lives() {
     let deployment = Deployment::new();
     let mut config = deployment.relay_config("r1", OPEN_WORLD);
