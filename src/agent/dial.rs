@@ -1,4 +1,4 @@
-//! From a list of relays to a session: [who answers first](race), [QUIC and who it is](reach), [HELLO](greet).
+//! From a list of relays to a session: `race` (who is taken), `reach` (QUIC and who it is), `greet` (HELLO).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
