@@ -429,11 +429,12 @@ impl HandshakeState {
         };
         // From here on whoever has the pair counts it.
         self.counted = true;
+        // Before the splice has a word to say.
+        self.note("accepted");
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
             return;
         }
-        self.note("accepted");
     }
 
     fn count(&mut self, outcome: &'static str, code: u32) {
