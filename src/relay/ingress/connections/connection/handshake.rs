@@ -433,7 +433,6 @@ impl HandshakeState {
         self.note("accepted");
         if self.from.splices.start(pair).is_err() {
             tracing::warn!(stream = %stream_id, "nobody splices now: stream is reset");
-            return;
         }
     }
 
