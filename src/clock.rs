@@ -18,6 +18,14 @@ pub fn now_unix_ms() -> i64 {
     i64::try_from(unix_ms(SystemTime::now())).unwrap_or(i64::MAX)
 }
 
+/// Sleeps until `at`, or for ever where there is no such moment: one branch of a `select!` among others.
+pub async fn sleep_until_any(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The next multiple of `every` since the process began to count. What must be done now and then, and not at any moment in

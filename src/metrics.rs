@@ -3,11 +3,12 @@
 //! Identities, which tests hold:
 //! - established connections = `connections_opened` − `connections_ended`
 //! - live streams = `streams_opened` − `streams_ended`
-//! - opens with outcome `spliced` = `streams_opened`, but for pairs that nobody took over
+//! - opens with outcome `spliced` = `streams_opened`, but for streams that were resumed here
 //!
 //! Labels have few values, all of them from this program: nothing that a peer sends becomes a label.
 
 use std::fmt;
+use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -188,6 +189,12 @@ impl Metrics {
     /// An open ended.
     pub fn open(&self, outcome: &'static str, code: u32) {
         self.opens.get_or_create(&OpenLabel { outcome, code }).inc();
+    }
+
+    /// An open that began at `since` has got its answer.
+    pub fn open_answered(&self, outcome: &'static str, code: u32, since: Instant) {
+        self.open(outcome, code);
+        self.open_latency.observe(since.elapsed().as_secs_f64());
     }
 
     /// A half, or a pair of them, came to an end of its waiting.

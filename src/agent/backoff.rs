@@ -11,7 +11,13 @@ use crate::config::agent::Backoff;
 pub fn wait(backoff: &Backoff, failures: u32, chance: f64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let longest = backoff.initial.saturating_mul(2_u32.saturating_pow(doublings)).min(backoff.max);
-    longest.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
+    shortened(longest, chance)
+}
+
+/// `pause` without up to half of it, so that those who wait for the same do not come back all at once. `chance` is from 0 up to 1.
+#[must_use]
+pub fn shortened(pause: Duration, chance: f64) -> Duration {
+    pause.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Counts failures, and says how long to wait after each.

@@ -13,10 +13,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::vault::routes::{Signal, Word};
 use super::vault::session::FRAME_MAX_BYTES;
+use crate::clock::sleep_until_any;
 use crate::core::frame::{Frame, FrameType, HEADER_LEN, Header};
 use crate::net::stream::{End, Read, RecvHalf};
 
@@ -85,13 +86,8 @@ pub async fn judge(mut recv: RecvHalf, word: &mut Word) -> Judged {
     let mut stuck_at = None;
     loop {
         let mut step = [0; STEP];
-        let stuck = async {
-            match stuck_at {
-                Some(at) => sleep_until(at).await,
-                // Nothing was read: nothing is held back.
-                None => std::future::pending().await,
-            }
-        };
+        // While nothing was read, nothing is held back.
+        let stuck = sleep_until_any(stuck_at);
         tokio::select! {
             biased;
             signal = word.signal() => return on_signal(signal, head, recv),

@@ -11,6 +11,7 @@ use super::stream_facts::Facts;
 use super::vault::AgentVault;
 use super::vault::routes::{Route, Signal, Word};
 use super::vault::session::Session;
+use crate::agent::backoff::shortened;
 use crate::config::agent::Consume;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability};
@@ -122,7 +123,7 @@ async fn attempts(vault: &AgentVault, consume: &Consume, facts: &Facts, deadline
             Attempt::Open(open) => return Ok(*open),
             Attempt::Again(why) => {
                 tracing::debug!(service = consume.name, why, "opening again");
-                sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)).await;
+                sleep(shortened(pause, rand::random())).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }

@@ -49,15 +49,20 @@ impl StreamLimit {
     /// As [`StreamLimit::take`], with `cap` from now on. Under a lower one streams that live go on, and no new one begins meanwhile.
     #[must_use]
     pub fn take_of(&self, cap: usize) -> Option<StreamUse> {
-        self.0.cap.store(u32::try_from(cap).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.set_cap(cap);
         self.take()
     }
 
     /// From now on up to `cap`. A peer that has used up what it may open is told of more.
     pub fn allow(&self, cap: usize) {
+        let cap = self.set_cap(cap);
+        self.grow(self.0.in_use.load(Ordering::Relaxed), cap);
+    }
+
+    fn set_cap(&self, cap: usize) -> u32 {
         let cap = u32::try_from(cap).unwrap_or(u32::MAX);
         self.0.cap.store(cap, Ordering::Relaxed);
-        self.grow(self.0.in_use.load(Ordering::Relaxed), cap);
+        cap
     }
 
     /// Streams in use, and how many the peer may open.

@@ -4,14 +4,12 @@ use crate::clock::now_unix_ms;
 use crate::core::identity::AgentUri;
 use crate::core::ids::StreamId;
 use crate::core::policy::{Effect, P2pMode, Query, RelayMode, Verdict, unserved};
+use crate::core::resume::pairing::Refusal;
 use crate::directory::audit_log::record::{AuditEvent, Side};
 use crate::metrics::DecisionLabel;
 use crate::vault::Vault;
 use crate::vault::streams::{Parties, StreamFacts};
 use crate::vault::traffic::LiveStream;
-
-/// Why nothing is allowed where new rules cannot be used for longer than `directory.max_staleness`.
-const TOO_OLD: &str = "the rules in force are too old, and newer ones cannot be used";
 
 /// What the rules are asked about one side of a stream (wire.md §4).
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +49,7 @@ impl<'a> Question<'a> {
     /// What the rules in force say of what begins now, unless they are too old; audited and counted.
     #[must_use]
     pub fn decide(&self, vault: &Vault) -> Verdict {
-        let verdict = if are_too_old(vault) { Verdict::denied(TOO_OLD) } else { self.ask(vault) };
+        let verdict = if are_too_old(vault) { Verdict::denied(Refusal::RulesTooOld.reason()) } else { self.ask(vault) };
         self.record(vault, &verdict);
         verdict
     }
@@ -161,15 +159,9 @@ pub fn by_relay(
     reason: &str,
 ) {
     vault.audit.push(AuditEvent {
-        ts_unix_ms: now_unix_ms(),
-        tenant: caller.tenant().as_str().into(),
-        side: Side::Relay,
-        caller: caller.as_str().into(),
         target: asked.target.into(),
         method: asked.method.into(),
-        decision,
-        rule: None,
-        reason: reason.into(),
         stream_id: id.into(),
+        ..AuditEvent::by_relay(caller.tenant().as_str(), caller.as_str(), decision, reason)
     });
 }

@@ -158,7 +158,7 @@ async fn arrive(
                 ArrivalError::TimedOut(_) => vault.metrics.limit_hit(Limit::TlsHandshake),
                 // Of those who have not proven a certificate there may be any number: they are counted only.
                 ArrivalError::Identity { who, why } => {
-                    vault.audit.refused("", who, format!("connection from {remote} refused: {why}"));
+                    vault.audit.refused("", who, &format!("connection from {remote} refused: {why}"));
                 }
                 ArrivalError::Tls(_) => {}
             }

@@ -6,9 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
-use crate::clock::now_unix_ms;
 use crate::core::policy::Effect;
-use crate::directory::audit_log::record::{AuditEvent, Dropped, Numbered, Record, Side};
+use crate::directory::audit_log::record::{AuditEvent, Dropped, Numbered, Record};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -71,19 +70,8 @@ impl AuditQueue {
     }
 
     /// Queues that the relay itself refused something to `caller`, a peer of `tenant`, that is about no stream.
-    pub fn refused(&self, tenant: &str, caller: &str, reason: String) {
-        self.push(AuditEvent {
-            ts_unix_ms: now_unix_ms(),
-            tenant: tenant.into(),
-            side: Side::Relay,
-            caller: caller.into(),
-            target: "".into(),
-            method: "".into(),
-            decision: Effect::Deny,
-            rule: None,
-            reason: reason.into(),
-            stream_id: None,
-        });
+    pub fn refused(&self, tenant: &str, caller: &str, reason: &str) {
+        self.push(AuditEvent::by_relay(tenant, caller, Effect::Deny, reason));
     }
 
     /// Waits until something is queued; copies at most `limit` of the oldest records, which stay queued.
@@ -165,6 +153,7 @@ mod tests {
     use super::*;
     use crate::core::ids::StreamId;
     use crate::directory::audit_log::AuditLog;
+    use crate::directory::audit_log::record::Side;
     use crate::directory::audit_log::rotation::Rotation;
 
     fn event(ts_unix_ms: i64) -> AuditEvent {

@@ -197,7 +197,7 @@ impl AgentConnection {
             return false;
         }
         let (tenant, agent) = (self.agent.tenant().as_str(), self.agent.as_str());
-        self.audit.refused(tenant, agent, format!("connection closed: {reason}"));
+        self.audit.refused(tenant, agent, &format!("connection closed: {reason}"));
         self.close(code, reason);
         true
     }

@@ -3,9 +3,11 @@
 use outrelay::core::frame::Frame;
 use outrelay::metrics::Limit;
 use outrelay::net::framed::write_frame;
+use outrelay::net::stream::BiStream;
 use outrelay::proto::orp;
+use outrelay::relay::Relay;
 
-use crate::harness::{Deployment, agent, asking_for, eventually, hits, pair, rejection};
+use crate::harness::{Deployment, Peer, agent, asking_for, eventually, hits, pair, rejection};
 
 #[tokio::test]
 async fn a_caller_that_no_rule_allows_is_denied_with_403() {
@@ -87,48 +89,54 @@ async fn the_same_id_from_the_same_pair_is_accepted_and_id_zero_never_collides()
     assert_eq!(relay.vault().streams.len(), 1);
 }
 
+/// An open whose provider is asked, and has not answered.
+struct Asked {
+    relay: Relay,
+    _deployment: Deployment,
+    _peers: [Peer; 2],
+    /// The consumer's.
+    stream: BiStream,
+    /// The provider's.
+    asked: BiStream,
+}
+
+impl Asked {
+    async fn open() -> Self {
+        let deployment = Deployment::new();
+        let relay = deployment.relay().await;
+        let mut provider = deployment.peer(&relay, 1, &[]).await;
+        provider.register("svc").await;
+        let consumer = deployment.peer(&relay, 2, &[]).await;
+        let stream = consumer.open("svc", 1).await;
+        let (_, asked) = provider.incoming().await;
+        Self { relay, _deployment: deployment, _peers: [provider, consumer], stream, asked }
+    }
+}
+
 #[tokio::test]
 async fn a_provider_that_rejects_is_503_with_its_own_code_and_reason() {
-    let deployment = Deployment::new();
-    let relay = deployment.relay().await;
-    let mut provider = deployment.peer(&relay, 1, &[]).await;
-    provider.register("svc").await;
-    let consumer = deployment.peer(&relay, 2, &[]).await;
-    let mut stream = consumer.open("svc", 1).await;
-    let (_, mut asked) = provider.incoming().await;
+    let mut open = Asked::open().await;
     let reject = orp::StreamReject { code: 4711, reason: "backend is down".to_owned(), stream_id: 0 };
-    write_frame(&mut asked.send, &Frame::StreamReject(reject)).await.unwrap();
-    let (code, reason) = rejection(&mut stream).await;
+    write_frame(&mut open.asked.send, &Frame::StreamReject(reject)).await.unwrap();
+    let (code, reason) = rejection(&mut open.stream).await;
     assert_eq!((code, reason.as_str()), (503, "provider rejected: 4711 backend is down"));
 }
 
 #[tokio::test]
 async fn a_provider_that_closes_without_an_answer_is_502() {
-    let deployment = Deployment::new();
-    let relay = deployment.relay().await;
-    let mut provider = deployment.peer(&relay, 1, &[]).await;
-    provider.register("svc").await;
-    let consumer = deployment.peer(&relay, 2, &[]).await;
-    let mut stream = consumer.open("svc", 1).await;
+    let mut open = Asked::open().await;
     // A bare FIN, as legacy providers leave.
-    let (_, asked) = provider.incoming().await;
-    asked.send.finish();
-    assert_eq!(rejection(&mut stream).await.0, 502);
+    open.asked.send.finish();
+    assert_eq!(rejection(&mut open.stream).await.0, 502);
 }
 
 #[tokio::test]
 async fn a_provider_whose_answer_is_longer_than_a_frame_may_be_is_502() {
-    let deployment = Deployment::new();
-    let relay = deployment.relay().await;
-    let mut provider = deployment.peer(&relay, 1, &[]).await;
-    provider.register("svc").await;
-    let consumer = deployment.peer(&relay, 2, &[]).await;
-    let mut stream = consumer.open("svc", 1).await;
-    let (_, mut asked) = provider.incoming().await;
-    asked.send.write_all(&[0x20, 0x13, 0, 0, 0, 1, 0, 1]).await.unwrap();
-    let (code, reason) = rejection(&mut stream).await;
+    let mut open = Asked::open().await;
+    open.asked.send.write_all(&[0x20, 0x13, 0, 0, 0, 1, 0, 1]).await.unwrap();
+    let (code, reason) = rejection(&mut open.stream).await;
     assert_eq!((code, reason.contains("65537")), (502, true), "{reason}");
-    assert_eq!(hits(&relay, Limit::FrameMaxBytes), 1);
+    assert_eq!(hits(&open.relay, Limit::FrameMaxBytes), 1);
 }
 
 #[tokio::test]

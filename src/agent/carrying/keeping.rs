@@ -1,15 +1,13 @@
 //! The task that reports to the partner, lets time pass, and sees to it that a lost path is replaced. It ends when the stream
 //! is over.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::time::sleep_until;
 
 use super::{Carried, resuming};
 use crate::agent::vault::AgentVault;
 use crate::agent::vault::session::{PathOn, Session};
+use crate::clock::sleep_until_any;
 use crate::core::frame::Frame;
 use crate::core::resume::Fields;
 use crate::core::resume::endpoint::{Epoch, Loss, Phase, Tick};
@@ -63,12 +61,7 @@ pub async fn run(shared: Arc<Carried>, vault: Arc<AgentVault>, mut on: OnSession
                 }
             }
             Chore::Sleep { until, closing } => {
-                let slept = async {
-                    match until {
-                        Some(until) => sleep_until(shared.clock + until).await,
-                        None => pending().await,
-                    }
-                };
+                let slept = sleep_until_any(until.map(|until| shared.clock + until));
                 tokio::select! {
                     () = slept => {}
                     () = shared.keeper.notified() => {}

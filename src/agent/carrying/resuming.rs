@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::keeping::OnSession;
 use super::verdict::{Verdict, verdict};
 use super::{Carried, FinTrust, PathHalf};
+use crate::agent::backoff::shortened;
 use crate::agent::leaving::FALLS_BACK;
 use crate::agent::opening::agreement;
 use crate::agent::vault::AgentVault;
@@ -72,7 +73,7 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
             Attempt::Again(why) => {
                 tracing::debug!(stream = %id, why, "resuming again");
                 tokio::select! {
-                    () = sleep(pause.mul_f64(1.0 - rand::random::<f64>() / 2.0)) => {}
+                    () = sleep(shortened(pause, rand::random())) => {}
                     // The other agent's half waits, and may not for long.
                     () = shared.called.notified() => {}
                 }
@@ -81,7 +82,7 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
             Attempt::Full => {
                 tracing::debug!(stream = %id, "resuming again: the relay is full");
                 tokio::select! {
-                    () = sleep(full.mul_f64(1.0 - rand::random::<f64>() / 2.0)) => {}
+                    () = sleep(shortened(full, rand::random())) => {}
                     // The partner that calls has found no room either: it is not hurried to.
                     () = vault.is_replaced(number) => {}
                     () = sleep_until(fall_back_at), if !is_last && shared.old_session(vault).is_some() => {}

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::DialError;
 use crate::agent::vault::session::Target;
+use crate::clock::sleep_until_any;
 
 /// How much later the next relay is asked while the one before has not answered (RFC 8305 §5, Connection Attempt Delay). So long, too,
 /// until one that has refused is asked again.
@@ -62,6 +63,16 @@ pub(super) struct Rules<F, W> {
     pub reach: F,
     /// Whether streams wait, now.
     pub streams_wait: W,
+}
+
+impl<F, W> Rules<F, W> {
+    /// Until when a relay is waited for, where the first that answered took so long.
+    fn until<S>(&self, runner: &Runner<S>, took: Option<Duration>, streams_wait: bool) -> Instant {
+        let took = took.unwrap_or_default();
+        let patience = PATIENCE.max(took * 2).max(runner.target.rtt * 4).min(self.connect);
+        let until = runner.began + if streams_wait { patience } else { self.connect };
+        runner.again_until.map_or(until, |again| again.max(until))
+    }
 }
 
 /// Which relay, when it was asked, and what it said.
@@ -143,7 +154,7 @@ where
                 }
                 Turn::Take(at) => break Some(at),
                 Turn::Over => break None,
-                Turn::Wait(until) => wait(until),
+                Turn::Wait(until) => sleep_until_any(until),
             };
             tokio::select! {
                 Some((at, asked, answer)) = self.open.next() => self.on_answer(at, asked, answer),
@@ -209,15 +220,7 @@ where
     fn awaited(&self, at: usize) -> Option<Instant> {
         let streams_wait = (self.rules.streams_wait)();
         let open = self.runners.iter().take(at).filter(|runner| runner.open > 0);
-        open.map(|runner| self.until(runner, streams_wait)).max()
-    }
-
-    fn until(&self, runner: &Runner<S>, streams_wait: bool) -> Instant {
-        let connect = self.rules.connect;
-        let took = self.took.unwrap_or_default();
-        let patience = PATIENCE.max(took * 2).max(runner.target.rtt * 4).min(connect);
-        let until = runner.began + if streams_wait { patience } else { connect };
-        runner.again_until.map_or(until, |again| again.max(until))
+        open.map(|runner| self.rules.until(runner, self.took, streams_wait)).max()
     }
 
     fn ask(&mut self, at: usize, ask: Ask, within: Duration) {
@@ -264,7 +267,7 @@ where
         let again = now + (took * 2).clamp(least, most);
         let streams_wait = (self.rules.streams_wait)();
         for at in 0..answered {
-            let Some(runner) = self.runners.get(at) else { return };
+            let Some(runner) = self.runners.get_mut(at) else { return };
             let is_lost = match runner.state {
                 State::Unheard => true,
                 // Once.
@@ -272,10 +275,8 @@ where
                 _ => false,
             };
             if is_lost {
-                let until = self.until(runner, streams_wait).max(again);
-                if let Some(runner) = self.runners.get_mut(at) {
-                    runner.again_until = Some(again);
-                }
+                runner.again_until = Some(again);
+                let until = self.rules.until(runner, self.took, streams_wait);
                 self.ask(at, Ask::Again, until - now);
             }
         }
@@ -287,13 +288,6 @@ where
             let after = runner.began.elapsed();
             tracing::warn!(relay = %runner.target.address, ?after, "not waited for any longer: another relay has answered");
         }
-    }
-}
-
-async fn wait(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }
 

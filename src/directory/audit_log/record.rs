@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::clock::now_unix_ms;
 use crate::core::ids::StreamId;
 use crate::core::policy::Effect;
 
@@ -57,6 +58,25 @@ pub struct AuditEvent {
     /// the wire, for not every reader of JSON has 64 bits; empty for none.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub stream_id: Option<StreamId>,
+}
+
+impl AuditEvent {
+    /// What the relay itself says now to `caller`, a peer of `tenant`, of no stream and nothing that was asked for.
+    #[must_use]
+    pub fn by_relay(tenant: &str, caller: &str, decision: Effect, reason: &str) -> Self {
+        Self {
+            ts_unix_ms: now_unix_ms(),
+            tenant: tenant.into(),
+            side: Side::Relay,
+            caller: caller.into(),
+            target: "".into(),
+            method: "".into(),
+            decision,
+            rule: None,
+            reason: reason.into(),
+            stream_id: None,
+        }
+    }
 }
 
 #[allow(clippy::ref_option, reason = "serde gives a reference to the field")]

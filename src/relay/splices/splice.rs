@@ -95,8 +95,7 @@ impl Opening {
     fn taken(mut self) {
         let Some(ready) = self.ready.take() else { return };
         ready.iter().for_each(|(agent, frame)| agent.send_control(frame));
-        self.vault.metrics.open("spliced", 0);
-        self.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
+        self.vault.metrics.open_answered("spliced", 0, self.since);
     }
 }
 

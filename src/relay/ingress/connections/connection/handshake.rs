@@ -438,8 +438,7 @@ impl HandshakeState {
 
     fn count(&mut self, outcome: &'static str, code: u32) {
         self.counted = true;
-        self.from.vault.metrics.open(outcome, code);
-        self.from.vault.metrics.open_latency.observe(self.since.elapsed().as_secs_f64());
+        self.from.vault.metrics.open_answered(outcome, code, self.since);
     }
 
     fn note(&self, what: impl Into<Cow<'static, str>>) {
