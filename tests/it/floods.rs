@@ -11,16 +11,21 @@
 //! ```
 //!
 //! One machine carries relay, flood and neighbour. The neighbour has a thread of its own. The flood has one thread, and
-//! goes at a fixed rate, chosen so that it takes well under half a core; what both took is printed with the times.
+//! goes at a fixed rate, chosen so that it takes well under half a core; what both took is printed with the times. At
+//! full size that thread is one that the system runs when nobody else wants the core (`SCHED_IDLE`, sched(7)): who
+//! attacks a relay takes what the relay spends on it, and no time of its cores.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::attack::Attack;
 use self::kinds::Flood;
 use self::neighbour::{Neighbour, Phase};
 use self::site::Site;
 use crate::harness::ALONE;
 use crate::matrix::percentile;
 
+mod attack;
 mod kinds;
 mod neighbour;
 pub mod site;
@@ -45,7 +50,7 @@ impl Scale {
 }
 
 /// What is added to twice the neighbour's time alone: less than what the machine itself is late now and then.
-const FLOOR: Duration = Duration::from_millis(1);
+const FLOOR: Duration = Duration::from_micros(500);
 
 /// What was seen of one flood.
 struct Seen {
@@ -56,7 +61,7 @@ struct Seen {
 }
 
 async fn suffer(flood: Flood, scale: Scale) -> Seen {
-    let site = Site::start(&flood.settings(scale)).await;
+    let site = Arc::new(Site::start(&flood.settings(scale)).await);
     let before = site.counts().await;
     let rss = site.rss_mib();
     let neighbour = Neighbour::start(&site);
@@ -64,11 +69,11 @@ async fn suffer(flood: Flood, scale: Scale) -> Seen {
 
     let meter = outrelay::bench::process::Meter::start(Some(&site.process)).unwrap();
     neighbour.enter(Phase::Under);
-    let (held, done) = flood.run(&site, scale).await;
+    let (mut attack, done) = Attack::start(flood, scale, &site).await;
     neighbour.has_opened(Phase::Under, scale.samples()).await;
     let window = meter.stop().unwrap();
     let during = site.counts().await;
-    drop(held);
+    attack.give_up();
 
     let opens = neighbour.stop();
     assert_eq!(opens.failures, Vec::<String>::new(), "{flood:?}: every open of the neighbour succeeds");
@@ -76,6 +81,7 @@ async fn suffer(flood: Flood, scale: Scale) -> Seen {
     let bound = flood.bound_mib();
     assert!(peak <= bound, "{flood:?}: {peak} MiB at the peak, of {bound}");
     site.is_back_at(before).await;
+    drop(attack);
 
     let p99 = |phase| percentile(&opens.times(phase), 0.99);
     let (alone, under) = (p99(Phase::Alone), p99(Phase::Under));
