@@ -29,6 +29,9 @@ impl<A: Actor> Watched<A> {
 }
 
 /// Runs one of the actor's functions, busy meanwhile; an error is the actor's end.
+///
+/// What handles a message is boxed: ractor keeps room for it in the actor for as long as that lives, some kilobytes of an
+/// actor that does nothing.
 async fn watch(
     incarnation: &Incarnation,
     function: impl Future<Output = Result<(), ActorProcessingErr>>,
@@ -77,7 +80,7 @@ impl<A: Actor<Msg: Debug>> Actor for Watched<A> {
         let incarnation = Arc::clone(self.incarnation(&myself));
         incarnation.unqueued();
         self.node.recorder().begins(&message);
-        let done = watch(&incarnation, self.inner.handle(myself, message, state)).await;
+        let done = watch(&incarnation, Box::pin(self.inner.handle(myself, message, state))).await;
         self.node.recorder().done();
         done
     }
@@ -97,7 +100,7 @@ impl<A: Actor<Msg: Debug>> Actor for Watched<A> {
         }
         // Its `Debug` starts with its name, as that of a message does.
         self.node.recorder().begins(&event);
-        let done = watch(&incarnation, self.inner.handle_supervisor_evt(myself, event, state)).await;
+        let done = watch(&incarnation, Box::pin(self.inner.handle_supervisor_evt(myself, event, state))).await;
         self.node.recorder().done();
         done
     }
