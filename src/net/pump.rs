@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::ops::Deref;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -150,44 +151,52 @@ enum Halt {
 }
 
 /// Copies `source` to `sink` until one of them ends. Not cancel-safe: dropping it cuts both.
-pub async fn pump<M>(source: impl Source, sink: impl Sink, count: &PumpCount, codes: PumpCodes<M>) -> PumpEnd
+pub fn pump<M>(
+    source: impl Source,
+    sink: impl Sink,
+    count: impl Deref<Target = PumpCount> + Send,
+    codes: PumpCodes<M>,
+) -> impl Future<Output = PumpEnd> + Send
 where
-    M: Fn(ResetCode) -> ResetCode,
+    M: Fn(ResetCode) -> ResetCode + Send,
 {
-    pump_behind(None, source, sink, count, codes).await
+    pump_behind(None, source, sink, count, codes)
 }
 
 /// As [`pump`], behind `head`, which comes from nobody and does not count.
-pub async fn pump_behind<M>(
+// No `async fn`: it would keep room for what it is given twice, and there are two of these for every stream.
+pub fn pump_behind<M>(
     head: Option<Bytes>,
     mut source: impl Source,
     mut sink: impl Sink,
-    count: &PumpCount,
+    count: impl Deref<Target = PumpCount> + Send,
     codes: PumpCodes<M>,
-) -> PumpEnd
+) -> impl Future<Output = PumpEnd> + Send
 where
-    M: Fn(ResetCode) -> ResetCode,
+    M: Fn(ResetCode) -> ResetCode + Send,
 {
-    if let Some(head) = head
-        && let Err(halt) = write_chunk(&mut source, &mut sink, head).await
-    {
-        return pass_on(halt, source, sink, &codes);
-    }
-    let mut stopped = pin!(sink.stopped());
-    let halt = loop {
-        let chunk = match poll_fn(|cx| poll_chunk(&mut source, stopped.as_mut(), cx)).await {
-            Ok(chunk) => chunk,
-            Err(halt) => break halt,
-        };
-        let len = chunk.len();
-        if let Err(halt) = write_chunk(&mut source, &mut sink, chunk).await {
-            break halt;
+    async move {
+        if let Some(head) = head
+            && let Err(halt) = write_chunk(&mut source, &mut sink, head).await
+        {
+            return pass_on(halt, source, sink, &codes);
         }
-        count.add(len);
-        // Two sides that are always ready would keep a runtime thread to themselves.
-        tokio::task::consume_budget().await;
-    };
-    pass_on(halt, source, sink, &codes)
+        let mut stopped = pin!(sink.stopped());
+        let halt = loop {
+            let chunk = match poll_fn(|cx| poll_chunk(&mut source, stopped.as_mut(), cx)).await {
+                Ok(chunk) => chunk,
+                Err(halt) => break halt,
+            };
+            let len = chunk.len();
+            if let Err(halt) = write_chunk(&mut source, &mut sink, chunk).await {
+                break halt;
+            }
+            count.add(len);
+            // Two sides that are always ready would keep a runtime thread to themselves.
+            tokio::task::consume_budget().await;
+        };
+        pass_on(halt, source, sink, &codes)
+    }
 }
 
 fn pass_on<M>(halt: Halt, source: impl Source, sink: impl Sink, codes: &PumpCodes<M>) -> PumpEnd
@@ -245,11 +254,15 @@ async fn write_chunk(source: &mut impl Source, sink: &mut impl Sink, bytes: Byte
     let mut write = pin!(sink.write_bytes(bytes));
     let mut cut_short = pin!(async {
         tokio::time::sleep(PATIENCE).await;
-        let Some(stall) = source.stall() else { return Halt::Source(source.reset_received().await) };
-        tokio::select! {
-            end = source.reset_received() => Halt::Source(end),
-            () = stall.cut() => Halt::Stalled,
-        }
+        // It is seldom that a write is blocked for so long, and an idle stream keeps no room for it.
+        Box::pin(async {
+            let Some(stall) = source.stall() else { return Halt::Source(source.reset_received().await) };
+            tokio::select! {
+                end = source.reset_received() => Halt::Source(end),
+                () = stall.cut() => Halt::Stalled,
+            }
+        })
+        .await
     });
     poll_fn(|cx| match write.as_mut().poll(cx) {
         Poll::Ready(written) => Poll::Ready(written.map_err(Halt::Sink)),

@@ -64,7 +64,8 @@ pub struct Node {
     name: String,
     /// By adoption.
     children: Mutex<BTreeMap<u64, Arc<Node>>>,
-    cell: watch::Sender<Option<ActorCell>>,
+    /// The running actor, for those who wait for the next one; there from the first of them on.
+    cell: OnceLock<watch::Sender<Option<ActorCell>>>,
     life: Mutex<Life>,
     recorder: Recorder,
     elsewhere: OnceLock<Elsewhere>,
@@ -88,7 +89,7 @@ impl Node {
             kind,
             name: name.into(),
             children: Mutex::default(),
-            cell: watch::Sender::new(None),
+            cell: OnceLock::new(),
             life: Mutex::new(Life {
                 status: Status::Starting,
                 current: None,
@@ -138,7 +139,9 @@ impl Node {
     /// Follows the running actor across restarts.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<ActorCell>> {
-        self.cell.subscribe()
+        let life = lock(&self.life);
+        let now = || life.current.as_ref().map(|current| current.cell().clone());
+        self.cell.get_or_init(|| watch::Sender::new(now())).subscribe()
     }
 
     /// Where it is in its life.
@@ -279,7 +282,7 @@ impl Node {
             life.status = Status::Starting;
             life.current = Some(incarnation);
         }
-        self.cell.send_replace(Some(cell));
+        self.tell_watchers(Some(cell));
     }
 
     pub(super) fn running(&self) {
@@ -336,7 +339,13 @@ impl Node {
             life.current = None;
         }
         // Last: who waits for the next incarnation looks at the status when this changes.
-        self.cell.send_replace(None);
+        self.tell_watchers(None);
+    }
+
+    fn tell_watchers(&self, cell: Option<ActorCell>) {
+        if let Some(watched) = self.cell.get() {
+            watched.send_replace(cell);
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use super::node::Node;
 use super::spec::Exit;
 
 /// An actor, watched through its [`Node`]. Its messages are the inner actor's: nothing is wrapped.
+///
+/// What handles a message is boxed: ractor keeps room for it in the actor for as long as that lives, some kilobytes of an
+/// actor that does nothing.
 pub(super) struct Watched<A> {
     inner: A,
     node: Arc<Node>,
@@ -29,9 +32,6 @@ impl<A: Actor> Watched<A> {
 }
 
 /// Runs one of the actor's functions, busy meanwhile; an error is the actor's end.
-///
-/// What handles a message is boxed: ractor keeps room for it in the actor for as long as that lives, some kilobytes of an
-/// actor that does nothing.
 async fn watch(
     incarnation: &Incarnation,
     function: impl Future<Output = Result<(), ActorProcessingErr>>,
@@ -71,37 +71,41 @@ impl<A: Actor<Msg: Debug>> Actor for Watched<A> {
         Ok(())
     }
 
-    async fn handle(
+    fn handle(
         &self,
         myself: ActorRef<A::Msg>,
         message: A::Msg,
         state: &mut A::State,
-    ) -> Result<(), ActorProcessingErr> {
-        let incarnation = Arc::clone(self.incarnation(&myself));
-        incarnation.unqueued();
-        self.node.recorder().begins(&message);
-        let done = watch(&incarnation, Box::pin(self.inner.handle(myself, message, state))).await;
-        self.node.recorder().done();
-        done
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        Box::pin(async move {
+            let incarnation = Arc::clone(self.incarnation(&myself));
+            incarnation.unqueued();
+            self.node.recorder().begins(&message);
+            let done = watch(&incarnation, self.inner.handle(myself, message, state)).await;
+            self.node.recorder().done();
+            done
+        })
     }
 
-    async fn handle_supervisor_evt(
+    fn handle_supervisor_evt(
         &self,
         myself: ActorRef<A::Msg>,
         event: SupervisionEvent,
         state: &mut A::State,
-    ) -> Result<(), ActorProcessingErr> {
-        let incarnation = Arc::clone(self.incarnation(&myself));
-        if fault::is_probe(&event) {
-            if let SupervisionEvent::ActorStarted(_) = event {
-                watch(&incarnation, fault::strike(&incarnation)).await?;
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        Box::pin(async move {
+            let incarnation = Arc::clone(self.incarnation(&myself));
+            if fault::is_probe(&event) {
+                if let SupervisionEvent::ActorStarted(_) = event {
+                    watch(&incarnation, fault::strike(&incarnation)).await?;
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
-        // Its `Debug` starts with its name, as that of a message does.
-        self.node.recorder().begins(&event);
-        let done = watch(&incarnation, Box::pin(self.inner.handle_supervisor_evt(myself, event, state))).await;
-        self.node.recorder().done();
-        done
+            // Its `Debug` starts with its name, as that of a message does.
+            self.node.recorder().begins(&event);
+            let done = watch(&incarnation, self.inner.handle_supervisor_evt(myself, event, state)).await;
+            self.node.recorder().done();
+            done
+        })
     }
 }

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admin::protocol::StreamRow;
@@ -305,26 +306,25 @@ impl Lane {
         [source_use, sink_use]: [Arc<StreamUse>; 2],
     ) -> Self {
         let count = Arc::new(PumpCount::default());
-        let counted = Arc::clone(&count);
-        let pump = async move {
-            let codes = PumpCodes {
-                map: |code: ResetCode| code.passed_on(codes),
-                lost: ResetCode::RESUMABLE.for_peer(codes),
-                limit: ResetCode::LIMIT.for_peer(codes),
-            };
-            let echo = echo.map(|echo| Frame::StreamResume(echo.to_resume(Vec::new())).encode());
-            // Taken before the pump takes the sink.
-            let delivered = sink.stopped();
-            let end = pump::pump_behind(echo, source, sink, &counted, codes).await;
+        let map = move |code: ResetCode| code.passed_on(codes);
+        let codes =
+            PumpCodes { map, lost: ResetCode::RESUMABLE.for_peer(codes), limit: ResetCode::LIMIT.for_peer(codes) };
+        let echo = echo.map(|echo| Frame::StreamResume(echo.to_resume(Vec::new())).encode());
+        // Taken before the pump takes the sink.
+        let delivered = sink.stopped();
+        // Not one more `async` block around it: that keeps room for what it is given once more.
+        let pump = pump::pump_behind(echo, source, sink, Arc::clone(&count), codes).then(move |end| {
             // Its peer may open another one now.
             drop(source_use);
-            let end = match end {
-                PumpEnd::Fin => delivered_end(delivered.await),
-                cut => cut,
-            };
-            drop(sink_use);
-            end
-        };
+            async move {
+                let end = match end {
+                    PumpEnd::Fin => delivered_end(delivered.await),
+                    cut => cut,
+                };
+                drop(sink_use);
+                end
+            }
+        });
         let pump = task::owned(slot, pump, move |end| SpliceMsg::PumpEnded(direction, end));
         Self { count, end: None, _pump: pump }
     }
