@@ -1,7 +1,9 @@
 //! Blocks of memory into which streams are read, from a pool per thread.
 //!
 //! What was read is cut off a block as [`Bytes`] and handed on without a copy; the block goes back to the pool at once, and is used again
-//! when all that was cut off it is gone: for QUIC, when the peer has acknowledged it. In steady state nothing is allocated.
+//! when all that was cut off it is gone: for QUIC, when the peer has acknowledged it. So a stream that is full allocates nothing in
+//! steady state. Less than half a block is copied into an allocation of its own size instead: what stands in a block that many streams
+//! share would be kept by the one of them whose peer does not answer.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -164,7 +164,10 @@ where
 }
 
 /// As [`pump`], behind `head`, which comes from nobody and does not count.
-// No `async fn`: it would keep room for what it is given twice, and there are two of these for every stream.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps room for what it is given twice, and every stream has two of these"
+)]
 pub fn pump_behind<M>(
     head: Option<Bytes>,
     mut source: impl Source,
