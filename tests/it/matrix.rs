@@ -38,8 +38,6 @@ pub fn may_refuse(kind: &str, fault: Fault) -> bool {
         "registry" => fault == Fault::Hang,
         // To stop a connection in order is to close it: until its agent is back, nobody serves what it serves.
         "ingress" | "connections" | "connection" | "control" => fault == Fault::Stop,
-        // Nobody takes a pair that is just then ready.
-        "splices" => true,
         _ => false,
     }
 }

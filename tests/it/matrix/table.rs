@@ -61,12 +61,18 @@ impl Cell {
         if self.failed > 0 {
             found.push(format!("{}: {} streams failed", self.name(), self.failed));
         }
+        if let Some(longest) = self.recoveries.iter().max().filter(|longest| **longest > TOO_LONG) {
+            found.push(format!("{}: a recovery took {longest:?}", self.name()));
+        }
         if self.refused > 0 && !self.fault.is_some_and(|fault| may_refuse(self.kind, fault)) {
             found.push(format!("{}: {} opens refused", self.name(), self.refused));
         }
         found
     }
 }
+
+/// No recovery takes so long, on a machine that does other things, too.
+const TOO_LONG: Duration = Duration::from_secs(5);
 
 /// All cells.
 #[derive(Debug, Default)]

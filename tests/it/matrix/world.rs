@@ -155,11 +155,19 @@ impl World {
         probes
     }
 
-    /// Nothing stays behind of streams that have ended.
+    /// Nothing stays behind of streams that have ended, and whoever reads the metrics can tell: what was opened is what
+    /// has ended and what is there.
     pub async fn is_clean(&self) {
         eventually("no stream stays", || self.relay.vault().streams.is_empty().then_some(())).await;
         eventually("no splice stays", || {
             walk(self.relay.root()).iter().all(|node| node.kind() != "splice").then_some(())
+        })
+        .await;
+        eventually("the metrics add up", || {
+            let (vault, metrics) = (self.relay.vault(), &self.relay.vault().metrics);
+            let connections = metrics.connections_opened.get() - metrics.connections_ended.get();
+            let streams = metrics.streams_opened.get() - metrics.streams_ended.get();
+            (connections == vault.connections.len() as u64 && streams == 0).then_some(())
         })
         .await;
     }
