@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use self::record::Record;
@@ -65,6 +65,8 @@ pub struct AuditLog {
 #[derive(Debug)]
 struct Current {
     file: File,
+    /// Device and inode.
+    identity: (u64, u64),
     end: LineEnd,
     /// In bytes; none for a pipe or a terminal, which are never full.
     size: Option<u64>,
@@ -89,6 +91,12 @@ impl AuditLog {
         let mut log = Self { path: path.to_owned(), rotation, current };
         log.append(&[])?;
         Ok(log)
+    }
+
+    /// Whether the file still stands at its path: it may have been moved or removed, or the folder that it is in.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.current.identity)
     }
 
     /// Appends `records`, a line each, in one write, and hands them to the system before it returns. They stand in one file,
@@ -128,7 +136,7 @@ impl Current {
                 let about = file.metadata()?;
                 let size = about.is_file().then_some(about.len());
                 let end = line_end(&mut file, size)?;
-                Ok(Self { file, end, size })
+                Ok(Self { file, identity: (about.dev(), about.ino()), end, size })
             });
         opened.map_err(|source| AuditLogError::Open { path: path.to_owned(), source })
     }
@@ -283,6 +291,19 @@ mod tests {
         let mut full = AuditLog::open(Path::new("/dev/full"), Rotation { max_bytes: 1, keep: 1 }).unwrap();
         assert_eq!(full.append(&batch(1..=1)).unwrap_err().to_string(), "the audit file /dev/full cannot be written");
         assert_eq!(full.current.end, LineEnd::Torn, "what comes next starts a line of its own");
+    }
+
+    #[test]
+    fn a_file_is_in_place_until_it_is_moved_removed_or_replaced() {
+        let files = Files::new();
+        let mut log = files.log(1, 3);
+        (1..=2).for_each(|n| log.append(&batch(n..=n)).unwrap());
+        assert!(log.is_in_place(), "also after it was rotated");
+        fs::rename(&files.path, files.folder.path().join("moved")).unwrap();
+        assert!(!log.is_in_place());
+        fs::write(&files.path, "").unwrap();
+        assert!(!log.is_in_place(), "it is another one");
+        assert!(AuditLog::open(Path::new("/dev/null"), Rotation::default()).unwrap().is_in_place());
     }
 
     #[test]

@@ -81,9 +81,14 @@ impl Actor for Audit {
 /// Writes what is queued, for ever. Without a file, events are taken off the queue and go nowhere.
 async fn write(vault: Arc<Vault>) -> Infallible {
     let mut pause = PAUSE.0;
+    let mut reload = vault.reload.subscribe();
     loop {
-        // Only waited for: who writes takes them once it holds the log.
-        drop(vault.audit.peek(1).await);
+        tokio::select! {
+            // Only waited for: who writes takes them once it holds the log.
+            waiting = vault.audit.peek(1) => drop(waiting),
+            // Whoever has moved the file wants it to be let go.
+            Ok(()) = reload.changed() => {}
+        }
         let Err(error) = on_a_thread(&vault).await else {
             pause = PAUSE.0;
             continue;
@@ -134,16 +139,20 @@ async fn on_a_thread(vault: &Arc<Vault>) -> Result<(), AuditLogError> {
 /// A batch leaves the queue before another writer can see it, whatever has become of the actor that asked for this one.
 fn write_batch(vault: &Vault) -> Result<(), AuditLogError> {
     let mut place = vault.audit_log.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(batch) = vault.audit.peek(BATCH).now_or_never() else { return Ok(()) };
+    if place.take_if(|log| !log.is_in_place()).is_some() {
+        tracing::info!("the audit file is not at its path any more: a new one is begun");
+    }
     // After a failure it is opened again.
     let mut log = match place.take() {
         Some(log) => Some(log),
         None => Embedded::from(&vault.config.now().directory).open_audit()?,
     };
-    if let Some(log) = &mut log {
-        log.append(&batch.records)?;
+    if let Some(batch) = vault.audit.peek(BATCH).now_or_never() {
+        if let Some(log) = &mut log {
+            log.append(&batch.records)?;
+        }
+        vault.audit.recorded(&batch);
     }
-    vault.audit.recorded(&batch);
     *place = log;
     Ok(())
 }

@@ -66,6 +66,42 @@ async fn a_relay_whose_audit_cannot_be_rotated_goes_on_and_then_writes_every_dec
 }
 
 #[tokio::test]
+async fn what_is_decided_after_the_file_was_moved_or_removed_stands_in_a_new_one_at_its_path() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    let [folder, away] = ["audit", "archive"].map(|name| deployment.dir.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("audit.jsonl");
+    config.directory.audit = Some(file.clone());
+    let relay = Relay::start(config).await.unwrap();
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    // Each is two events: it is allowed, and nobody serves it.
+    let decide = async |stream_id| {
+        assert_eq!(rejection(&mut consumer.open("nobody", stream_id).await).await.0, 404);
+        eventually("it is written", || relay.vault().audit.is_empty().then_some(())).await;
+        query(&file, &[]).iter().map(|line| line["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(decide(1).await, [1, 2]);
+    std::fs::rename(&file, folder.join("audit-moved")).unwrap();
+    assert_eq!(decide(2).await, [3, 4]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(decide(3).await, [5, 6]);
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    assert_eq!(decide(4).await, [7, 8]);
+    std::fs::rename(&file, folder.join("audit-moved")).unwrap();
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(decide(5).await, [9, 10], "another file is there already");
+    // Whoever has moved it says so, as logrotate does, and may use the old one from then on.
+    std::fs::rename(&file, away.join("audit-moved")).unwrap();
+    relay.reload();
+    eventually("there is a new one before anything is decided", || file.exists().then_some(())).await;
+    assert_eq!(decide(6).await, [11, 12]);
+    let moved = query(&away.join("audit.jsonl"), &[]).len() + query(&away.join("audit-moved"), &[]).len();
+    assert_eq!(moved, 4, "nothing more came into the old ones");
+}
+
+#[tokio::test]
 async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
     let deployment = Deployment::new();
     let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
