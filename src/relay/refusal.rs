@@ -43,8 +43,9 @@ pub fn registration(vault: &Vault, agent: &AgentUri, frame: &str, service: &str,
     decision::by_relay(vault, agent, asked, None, Effect::Deny, &format!("{frame}: {reject}"));
 }
 
-/// A refused open may say anything: no more of it is kept than of one that is served.
-fn shortened(text: &str) -> &str {
+/// A peer may say anything: no more of it is kept than of an open that is served.
+#[must_use]
+pub fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(METHOD_MAX_BYTES)]
 }
 

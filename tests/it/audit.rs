@@ -173,6 +173,30 @@ async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
     drop((unheard, turned_away, silent, halves));
 }
 
+#[tokio::test]
+async fn no_more_is_kept_of_what_a_peer_says_than_a_line_holds() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let long = "\u{1}x".repeat(30_000);
+    for (n, version, uri, reason) in [
+        (1, long.as_str(), agent(1).to_string(), "connection closed: protocol version"),
+        (2, "orp/1", long.clone(), "connection closed: HELLO says"),
+    ] {
+        let mut peer = Peer::over(deployment.dial(&relay, n).await, &agent(n)).await;
+        let hello = orp::Hello { protocol_version: version.to_owned(), agent_uri: uri, capabilities: Vec::new() };
+        peer.say(&Frame::Hello(hello)).await;
+        let (_, why) = peer.closed().await;
+        assert!(why.len() < 1_024, "{} bytes of reason", why.len());
+        audited(&deployment, agent(n).as_str(), reason).await;
+    }
+    let mut peer = deployment.peer(&relay, 3, &[]).await;
+    peer.register(&long).await;
+    audited(&deployment, agent(3).as_str(), "REGISTER: 400").await;
+    let text = std::fs::read_to_string(deployment.dir.path().join("r1-audit.jsonl")).unwrap();
+    let longest = text.lines().map(str::len).max().unwrap();
+    assert!(longest < 4_096, "a line of {longest} bytes");
+}
+
 #[test]
 fn an_audit_that_is_not_there_is_a_mistake_of_the_command_line() {
     let output =

@@ -224,12 +224,14 @@ impl ControlState {
             return Err(Violation("HELLO was sent already".to_owned()));
         }
         if hello.protocol_version != PROTOCOL_VERSION {
-            return Err(Violation(format!("protocol version {:?}, not {PROTOCOL_VERSION:?}", hello.protocol_version)));
+            let version = refusal::shortened(&hello.protocol_version);
+            return Err(Violation(format!("protocol version {version:?}, not {PROTOCOL_VERSION:?}")));
         }
         if hello.agent_uri != connection.agent.as_str() {
             return Err(Violation(format!(
                 "HELLO says {:?}, but the certificate says {}",
-                hello.agent_uri, connection.agent
+                refusal::shortened(&hello.agent_uri),
+                connection.agent
             )));
         }
         let mut supported = Capabilities::default();
@@ -272,7 +274,8 @@ impl ControlState {
             }
             Err(reject) => {
                 self.count_registration("refused");
-                tracing::warn!(%agent, service = register.service_name, %reject, "REGISTER refused");
+                let service = refusal::shortened(&register.service_name);
+                tracing::warn!(%agent, service, %reject, "REGISTER refused");
                 refusal::registration(&self.args.vault, agent, "REGISTER", &register.service_name, &reject);
                 Frame::StreamReject(reject.to_message(StreamId(0)))
             }
