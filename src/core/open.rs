@@ -38,6 +38,8 @@ pub enum Event {
     FrameRead(pb::OpenStream),
     /// Something else did, or nothing in time: 400 with this text.
     FrameInvalid(String),
+    /// It did, and the relay takes nothing now, whatever was asked for.
+    Refused(Reject),
     /// The answer to [`Action::DecideCaller`].
     CallerDecided(Verdict),
     /// The answer to [`Action::Resolve`]: providers in order of preference; empty when there are none.
@@ -211,6 +213,7 @@ impl Open {
             (Step::Frame, Event::FrameInvalid(why)) => {
                 vec![reject(RejectCode::BadRequest, quoted(&why))]
             }
+            (Step::Frame, Event::Refused(refusal)) => vec![Action::Reject(refusal)],
             (Step::CallerPolicy(request), Event::CallerDecided(verdict)) => self.on_caller_decided(request, &verdict),
             (Step::Resolution(request), Event::Resolved(candidates)) => self.on_resolved(request, candidates),
             (Step::Resolution(_), Event::ResolveFailed(why)) => vec![reject(RejectCode::BadGateway, quoted(&why))],

@@ -1,6 +1,7 @@
 //! Every refusal: its code, its reason, its audit events, in band and mirrored.
 
 use outrelay::core::frame::Frame;
+use outrelay::core::reject::ResetCode;
 use outrelay::metrics::Limit;
 use outrelay::net::framed::write_frame;
 use outrelay::net::stream::BiStream;
@@ -222,3 +223,29 @@ async fn a_rule_that_asks_for_what_this_relay_does_not_do_refuses_the_stream() {
 
 /// A provider that was not asked within this is not asked.
 const UNASKED: std::time::Duration = std::time::Duration::from_millis(100);
+
+#[tokio::test]
+async fn an_open_that_a_full_relay_refuses_is_counted_once_also_when_nobody_waits_for_the_answer() {
+    const OPENS: u64 = 40;
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.limits.streams = 0;
+    let relay = Relay::start(config).await.unwrap();
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    let mut opened = Vec::new();
+    for stream_id in 1..=OPENS {
+        let BiStream { mut send, recv } = consumer.fresh().await;
+        recv.stop(ResetCode::UNSPECIFIED);
+        write_frame(&mut send, &crate::harness::open_frame("svc", stream_id)).await.unwrap();
+        opened.push(send);
+    }
+    let counted = || {
+        let text = relay.vault().metrics.render().unwrap();
+        let opens = text.lines().filter(|line| line.starts_with("outrelay_opens_total{"));
+        opens.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let opening = || relay.tree().walk().any(|actor| actor.kind == "handshake");
+    eventually("each has come to its end", || (counted() >= OPENS && !opening()).then_some(())).await;
+    assert_eq!(counted(), OPENS);
+    assert_eq!(hits(&relay, Limit::Streams), OPENS);
+}

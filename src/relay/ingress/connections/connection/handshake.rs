@@ -156,10 +156,6 @@ impl Actor for Handshake {
                 let (fresh, frame) = read?;
                 match state.on_first_frame(fresh, frame) {
                     Head::Read(event) => event,
-                    Head::Refused(reject) => {
-                        state.reject(reject);
-                        return Ok(());
-                    }
                     Head::NoOpen => {
                         myself.stop(None);
                         return Ok(());
@@ -194,8 +190,6 @@ impl Actor for Handshake {
 enum Head {
     /// Something for the state machine.
     Read(Event),
-    /// An open that is refused without it.
-    Refused(Reject),
     /// No open: it is dealt with elsewhere.
     NoOpen,
 }
@@ -214,7 +208,7 @@ impl HandshakeState {
             Ok(Frame::OpenStream(open)) => {
                 self.asked = open.clone();
                 self.note(format!("opened by {agent} for {:?}", open.target_service));
-                self.refused_unread().map_or_else(|| Head::Read(Event::FrameRead(open)), Head::Refused)
+                Head::Read(self.refused_unread().map_or(Event::FrameRead(open), Event::Refused))
             }
             Ok(Frame::StreamResume(resume)) => {
                 return self.resume(fresh, (&resume).into(), Origin::Resume, &resume.ticket);
