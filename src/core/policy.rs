@@ -280,6 +280,8 @@ pub struct Snapshot {
     /// Sorted by tenant, then by precedence.
     rules: Vec<Rule>,
     tenants: HashMap<Tenant, TenantIndex>,
+    /// When rules expire, in milliseconds since 1970, ascending.
+    expiries: Vec<i64>,
 }
 
 impl Snapshot {
@@ -287,11 +289,13 @@ impl Snapshot {
     #[must_use]
     pub fn build(mut rules: Vec<Rule>) -> Self {
         rules.sort_by(precedence::compare);
+        let mut expiries: Vec<_> = rules.iter().map(|rule| rule.expires_unix_ms).filter(|at| *at != 0).collect();
+        expiries.sort_unstable();
         let mut tenants = HashMap::<Tenant, TenantIndex>::new();
         for (at, rule) in rules.iter().enumerate() {
             tenants.entry(rule.tenant.clone()).or_default().add(at, rule);
         }
-        Self { rules, tenants }
+        Self { rules, tenants, expiries }
     }
 
     /// The rules, sorted by tenant and then by precedence: of several that match, the first decides.
@@ -310,6 +314,18 @@ impl Snapshot {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// Whether what it allows may change by itself.
+    #[must_use]
+    pub fn has_expiring_rules(&self) -> bool {
+        !self.expiries.is_empty()
+    }
+
+    /// When the first of the rules expires that exist at `now_unix_ms`; both in milliseconds since 1970.
+    #[must_use]
+    pub fn next_expiry(&self, now_unix_ms: i64) -> Option<i64> {
+        self.expiries.get(self.expiries.partition_point(|at| *at <= now_unix_ms)).copied()
     }
 
     /// Answers `query` as of `now_unix_ms`, in milliseconds since 1970 (wire.md §4).

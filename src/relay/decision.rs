@@ -79,9 +79,18 @@ pub fn are_too_old(vault: &Vault) -> bool {
     vault.policy.current().is_too_old(vault.config.now().directory.max_staleness)
 }
 
+/// What has changed since a stream was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Other rules are in force.
+    NewRules,
+    /// The same, of which one or the other exists no more.
+    Expiry,
+}
+
 /// Why the rules in force do not allow a stream that lives; audited.
 #[must_use]
-pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
+pub fn denied(vault: &Vault, stream: &LiveStream, change: Change) -> Option<String> {
     let LiveStream { id, parties, facts, .. } = stream;
     if facts.target.is_empty() {
         let Parties { consumer, provider } = parties;
@@ -93,7 +102,10 @@ pub fn denied(vault: &Vault, stream: &LiveStream) -> Option<String> {
         return Some(why.to_owned());
     }
     let denied = ask_both(vault, parties, facts, *id, Of::Living).err()?;
-    Some(format!("{denied} by new rules"))
+    Some(match change {
+        Change::NewRules => format!("{denied} by new rules"),
+        Change::Expiry => format!("{denied}, since a rule has expired"),
+    })
 }
 
 /// What a stream is to those who ask about it.

@@ -2,9 +2,9 @@
 //!
 //! | | |
 //! |---|---|
-//! | Owns | the task that watches the rules file; the one that looks at live streams after a change; the pause before rules that could not be used are read again |
-//! | Receives | `RulesChanged`, `ReadAgain`, and the ends of its tasks |
-//! | Sends | `Denied` to the splices of streams that new rules do not allow; it publishes to the vault |
+//! | Owns | the task that watches the rules file; the one that looks at live streams after a change; the pause before rules that could not be used are read again; the wait for the next rule to expire |
+//! | Receives | `RulesChanged`, `ReadAgain`, `RuleExpired`, and the ends of its tasks |
+//! | Sends | `Denied` to the splices of streams that the rules do not allow any more; it publishes to the vault |
 //! | Restart | permanent; a restart reads the rules again |
 //! | Lost on crash | nothing: the last snapshot stays published |
 
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::decision;
+use super::decision::{self, Change};
 use super::splices::splice::SpliceMsg;
 use super::watch_files;
 use crate::clock::{beat, now_unix_ms};
@@ -28,12 +28,17 @@ use crate::vault::Vault;
 /// How often rules that cannot be used are read again.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// The longest sleep until a rule expires: by the wall clock, which may be set meanwhile.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// Messages of the policy actor.
 #[derive(Debug)]
 pub enum PolicyMsg {
     /// The rules file changed, or a reload was asked for.
     RulesChanged,
-    /// Every live stream was held against the new rules.
+    /// A rule that was in force has expired.
+    RuleExpired(Result<(), Panicked>),
+    /// Every live stream was held against the rules.
     StreamsChecked(Result<(), Panicked>),
     /// It is time to read rules again that could not be read.
     ReadAgain(Result<(), Panicked>),
@@ -62,6 +67,8 @@ pub struct PolicyState {
     check: Option<Owned>,
     /// While the newest rules cannot be used.
     again: Option<Owned>,
+    /// While a rule is to expire.
+    expiry: Option<Owned>,
     /// Whether it was said that the rules are too old.
     is_denying: bool,
     _watch: Owned,
@@ -99,12 +106,14 @@ impl Actor for Policy {
             vault: args.vault,
             check: None,
             again: None,
+            expiry: None,
             is_denying: false,
             _watch: watch,
         };
         state.look_again();
         // A change that was published by an incarnation that died of it.
-        state.check_streams();
+        state.check_streams(Change::NewRules);
+        state.await_expiry();
         Ok(state)
     }
 
@@ -122,6 +131,11 @@ impl Actor for Policy {
                 waited?;
                 // Where the disk was at fault, or who may read the file, it looks as it did.
                 state.read(Say::News);
+            }
+            PolicyMsg::RuleExpired(waited) => {
+                waited?;
+                state.check_streams(Change::Expiry);
+                state.await_expiry();
             }
             PolicyMsg::StreamsChecked(checked) => {
                 checked?;
@@ -145,8 +159,10 @@ impl PolicyState {
     fn read(&mut self, say: Say) {
         // What is wrong is said there; the old rules stay in force.
         if publish(&self.vault, say).is_ok() {
-            self.check_streams();
+            self.check_streams(Change::NewRules);
         }
+        // Also where the old ones stay: whether streams are ended for it may have changed.
+        self.await_expiry();
         self.look_again();
     }
 
@@ -163,20 +179,36 @@ impl PolicyState {
         self.is_denying = is_denying;
     }
 
+    /// Where no rule is to expire there is nothing to wait for: an idle relay sleeps.
+    fn await_expiry(&mut self) {
+        let next = self.vault.policy.current().snapshot.next_expiry(now_unix_ms());
+        let next = next.filter(|_| self.vault.config.now().directory.continuous);
+        self.expiry = next.map(|at| task::owned(&self.slot, wall_clock(at), PolicyMsg::RuleExpired));
+    }
+
     /// Ends the live streams that the rules do not allow any more. A check that still runs begins anew.
-    fn check_streams(&mut self) {
+    fn check_streams(&mut self, change: Change) {
         if self.vault.config.now().directory.continuous {
-            let check = check_streams(Arc::clone(&self.vault));
+            let check = check_streams(Arc::clone(&self.vault), change);
             self.check = Some(task::owned(&self.slot, check, PolicyMsg::StreamsChecked));
         }
     }
 }
 
-async fn check_streams(vault: Arc<Vault>) {
+/// Waits until the wall clock shows `unix_ms`, in milliseconds since 1970.
+async fn wall_clock(unix_ms: i64) {
+    while let Ok(left) = u64::try_from(unix_ms.saturating_sub(now_unix_ms()))
+        && left > 0
+    {
+        tokio::time::sleep(Duration::from_millis(left).min(CLOCK)).await;
+    }
+}
+
+async fn check_streams(vault: Arc<Vault>, change: Change) {
     for stream in vault.traffic.live() {
         // There may be a hundred thousand.
         tokio::task::consume_budget().await;
-        if let Some(why) = decision::denied(&vault, &stream)
+        if let Some(why) = decision::denied(&vault, &stream, change)
             && let Some(splice) = stream.splice.upgrade()
         {
             Slot::<SpliceMsg>::at(splice).tell(SpliceMsg::Denied(why));

@@ -1,9 +1,10 @@
 //! Rules, credentials and limits follow their files, and no live stream notices.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrelay::config::relay::RelayConfig;
 use outrelay::core::frame::Frame;
+use outrelay::core::ids::StreamId;
 use outrelay::core::reject::ResetCode;
 use outrelay::net::stream::{BiStream, End};
 use outrelay::pki::{CertSpec, Validity};
@@ -80,6 +81,47 @@ async fn rules_that_cannot_be_renewed_for_too_long_deny_what_begins_and_leave_li
     relay.reload();
     eventually("new ones are in force", || published().outdated.is_none().then_some(())).await;
     pair(&consumer, &provider, 3).await;
+}
+
+#[tokio::test]
+async fn a_rule_that_expires_ends_the_live_streams_that_it_allowed_and_no_other() {
+    let deployment = Deployment::new();
+    let (expires, (brief, other)) = (SystemTime::now() + Duration::from_secs(1), (agent(2), agent(3)));
+    let rules = format!(
+        "[[rule]]\nid = \"brief\"\ntenant = \"acme\"\ncaller = \"{brief}\"\ntarget = \"svc\"\ndecision = \"allow\"\nexpires = \"{}\"\n\
+         [[rule]]\nid = \"other\"\ntenant = \"acme\"\ncaller = \"{other}\"\ntarget = \"svc\"\ndecision = \"allow\"\n\
+         [[rule]]\nid = \"called\"\ntenant = \"acme\"\ncaller = \"*\"\ntarget = \"outrelay://*\"\ndecision = \"allow\"\n",
+        humantime::format_rfc3339_millis(expires)
+    );
+    let relay = deployment.relay_with(&rules).await;
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let brief = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let other = deployment.peer(&relay, 3, &["resume-code"]).await;
+    let (mut up, mut down) = pair(&brief, &provider, 7).await;
+    let (mut stays_up, mut stays_down) = pair(&other, &provider, 8).await;
+    up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut down.recv, 2).await, b"on");
+
+    let code = End::Reset(ResetCode::DENIED);
+    assert_eq!((drain(&mut up.recv).await.1, drain(&mut down.recv).await.1), (code, code));
+    let late = SystemTime::now().duration_since(expires).expect("not before it expires");
+    assert!(late < Duration::from_secs(5), "{late:?} after it has expired");
+    stays_up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut stays_down.recv, 2).await, b"on", "the other one has noticed nothing");
+    let audit = deployment.dir.path().join("r1-audit.jsonl");
+    let denied = || {
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.find(|line| line["stream_id"] == "7" && line["decision"] == "deny")
+    };
+    assert_eq!(eventually("it is in the audit", denied).await["reason"], "no rule matches");
+    let noted = || {
+        let events = relay.vault().flights.of_any_tenant(StreamId(7));
+        events.into_iter().map(|event| event.what).find(|what| what.contains("denied"))
+    };
+    let why = eventually("it is noted", noted).await;
+    assert!(why.contains("a rule has expired") && !why.contains("new rules"), "{why}");
 }
 
 #[tokio::test]

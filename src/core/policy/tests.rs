@@ -53,6 +53,18 @@ fn decides(winner: Rule, loser: Rule, (caller, target, method): (&str, &str, &st
 }
 
 #[test]
+fn the_next_expiry_is_that_of_a_rule_that_exists_still() {
+    let rule = |expires_unix_ms| Rule { expires_unix_ms, ..allow("r", "*", "*", "") };
+    let none = Snapshot::build(vec![rule(0)]);
+    assert_eq!((none.has_expiring_rules(), none.next_expiry(0)), (false, None));
+    let some = Snapshot::build([70, 0, 50, 60, 50].map(rule).into());
+    assert!(some.has_expiring_rules());
+    for (now, next) in [(0, Some(50)), (49, Some(50)), (50, Some(60)), (60, Some(70)), (70, None)] {
+        assert_eq!(some.next_expiry(now), next, "at {now}");
+    }
+}
+
+#[test]
 fn without_a_matching_rule_the_answer_is_no() {
     let nothing = ask(&[], "c", "t", "m");
     assert_eq!(nothing, Verdict::denied("no rule matches"));

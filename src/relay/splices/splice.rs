@@ -29,7 +29,7 @@ use crate::metrics::Limit;
 use crate::net::pump::{self, PumpCodes, PumpCount, PumpEnd};
 use crate::net::stream::{BiStream, RecvHalf, SendHalf, SharedDropCode, WriteEnd};
 use crate::net::stream_limit::StreamUse;
-use crate::relay::decision::{self, Asked};
+use crate::relay::decision::{self, Asked, Change};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
@@ -216,10 +216,14 @@ impl Actor for Splice {
         let counted = pair.vault.traffic.began(live.clone(), &up.count, &down.count);
         // From here on a change of the rules finds it; what changed before is made up for.
         let current = pair.vault.policy.current();
-        let is_current = pair.rules.is_some_and(|rules| Arc::ptr_eq(&rules, &current));
-        if !is_current
+        let change = if !pair.rules.is_some_and(|rules| Arc::ptr_eq(&rules, &current)) {
+            Some(Change::NewRules)
+        } else {
+            current.snapshot.has_expiring_rules().then_some(Change::Expiry)
+        };
+        if let Some(change) = change
             && pair.vault.config.now().directory.continuous
-            && let Some(why) = decision::denied(&pair.vault, &live)
+            && let Some(why) = decision::denied(&pair.vault, &live, change)
         {
             slot.tell(SpliceMsg::Denied(why));
         }
