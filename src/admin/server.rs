@@ -1,24 +1,28 @@
 //! The admin socket's server side: a unix socket of mode 0600, JSON lines in and out.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader, Interest};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::supervise::node::Node;
 
 use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
 
-/// Clients served at once; the next one waits to be accepted.
+/// Clients served at once; with one more, the oldest is closed of those that have nothing in progress.
 const CLIENTS: usize = 32;
+/// How long a client may take to say what it wants, and what it wants next.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// The pause after what passes by itself, such as a lack of file descriptors.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a client may take to read a reply.
@@ -125,13 +129,9 @@ where
         None => bind_in_time(&path).await,
     };
     let answer = Arc::new(answer);
-    let places = Arc::new(Semaphore::new(CLIENTS));
     let mut clients = JoinSet::new();
+    let mut served = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            // Nobody closes it.
-            std::future::pending().await
-        };
         let client = match socket.listener.accept().await {
             Ok((client, _)) => client,
             Err(error) => {
@@ -140,14 +140,40 @@ where
                 continue;
             }
         };
-        let answer = Arc::clone(&answer);
-        clients.spawn(async move {
-            if let Err(error) = serve_client(client, answer.as_ref()).await {
+        while clients.try_join_next().is_some() {}
+        make_room(&mut served);
+        let (answer, progress) = (Arc::clone(&answer), Arc::new(Progress::default()));
+        let shown = Arc::clone(&progress);
+        let task = clients.spawn(async move {
+            if let Err(error) = serve_client(client, answer.as_ref(), &progress).await {
                 tracing::debug!(%error, "admin client");
             }
-            drop(place);
         });
-        while clients.try_join_next().is_some() {}
+        served.push_back(Served { task, progress: shown });
+    }
+}
+
+/// A client that is served.
+#[derive(Debug)]
+struct Served {
+    task: AbortHandle,
+    progress: Arc<Progress>,
+}
+
+/// Whether a command of a client is being carried out.
+#[derive(Debug, Default)]
+struct Progress(AtomicBool);
+
+/// Whoever says nothing must not keep others out.
+fn make_room(served: &mut VecDeque<Served>) {
+    served.retain(|client| !client.task.is_finished());
+    if served.len() < CLIENTS {
+        return;
+    }
+    let idle = served.iter().position(|client| !client.progress.0.load(Ordering::Relaxed));
+    if let Some(client) = served.remove(idle.unwrap_or(0)) {
+        tracing::debug!(limit = CLIENTS, "admin socket: too many clients, the oldest is closed");
+        client.task.abort();
     }
 }
 
@@ -161,7 +187,7 @@ async fn bind_in_time(path: &Path) -> AdminSocket {
     }
 }
 
-async fn serve_client<F, A>(client: UnixStream, answer: &F) -> io::Result<()>
+async fn serve_client<F, A>(client: UnixStream, answer: &F, progress: &Progress) -> io::Result<()>
 where
     F: Fn(Request) -> A,
     A: Future<Output = Reply>,
@@ -170,19 +196,35 @@ where
     let mut read = BufReader::new(read);
     loop {
         // A line that is too long, or has no end, is the last one: where the next begins is not known.
-        let (reply, last) = match read_line(&mut read, REQUEST_MAX_BYTES).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(line)) => match Request::from_line(&line) {
-                Ok(request) => (answer(request).await, false),
-                Err(why) => (Reply::Refused(why), false),
-            },
-            Err(error) => (Reply::Refused(error.to_string()), true),
-        };
+        let (reply, last) =
+            match tokio::time::timeout(REQUEST_DEADLINE, read_line(&mut read, REQUEST_MAX_BYTES)).await? {
+                Ok(None) => return Ok(()),
+                Ok(Some(_)) if has_gone(&write).await? => return Ok(()),
+                Ok(Some(line)) => match Request::from_line(&line) {
+                    Ok(request) => {
+                        progress.0.store(true, Ordering::Relaxed);
+                        let reply = answer(request).await;
+                        progress.0.store(false, Ordering::Relaxed);
+                        (reply, false)
+                    }
+                    Err(why) => (Reply::Refused(why), false),
+                },
+                Err(error) => (Reply::Refused(error.to_string()), true),
+            };
         tokio::time::timeout(REPLY_DEADLINE, write.write_all(&reply.to_line())).await??;
         if last {
             return Ok(());
         }
     }
+}
+
+/// Whether nobody would hear the answer: who has been told that there is none must not be obeyed later. One that has only said all that it
+/// has to say still waits.
+async fn has_gone(client: &OwnedWriteHalf) -> io::Result<bool> {
+    // What has happened to the socket meanwhile is known afterwards.
+    tokio::task::yield_now().await;
+    let ready = tokio::time::timeout(REPLY_DEADLINE, client.ready(Interest::WRITABLE)).await??;
+    Ok(ready.is_write_closed())
 }
 
 #[cfg(test)]

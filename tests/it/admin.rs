@@ -1,10 +1,15 @@
 //! The admin socket, as an operator uses it: the program's own command against a running relay.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Deployment, agent, eventually, pair, take};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::harness::{Deployment, agent, eventually, pair, soon, take};
 
 /// `outrelay admin --socket SOCKET ARGS`, which must not block the runtime that answers it.
 pub async fn admin(socket: &Path, args: &[&str]) -> Output {
@@ -133,4 +138,50 @@ async fn faults_need_the_operators_leave() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("admin.fault_injection"));
     assert_eq!(relay.tree().walk().map(|actor| actor.restarts).sum::<u64>(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
+    let deployment = Deployment::new();
+    let _relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let mut silent = Vec::new();
+    for _ in 0..32 {
+        silent.push(UnixStream::connect(&socket).await.unwrap());
+    }
+    let since = Instant::now();
+    assert_eq!(json(&socket, &["policy"]).await.len(), 1);
+    assert_eq!(soon("the oldest is closed", silent[0].read(&mut [0])).await.unwrap(), 0);
+    assert!(since.elapsed() < Duration::from_secs(5), "before its time is over");
+    // One of the others may still ask.
+    silent[31].write_all(b"{\"cmd\":\"agents\"}\n").await.unwrap();
+    let mut answer = vec![0; 64];
+    let heard = soon("an answer", silent[31].read(&mut answer)).await.unwrap();
+    assert!(answer[..heard].starts_with(b"{\"ok\":true"), "{answer:?}");
+}
+
+/// Nothing of the relay runs while the client does what it does: there is one thread.
+#[tokio::test]
+async fn what_a_client_that_has_gone_had_asked_for_is_not_done() {
+    const DRAIN: &[u8] = b"{\"cmd\":\"drain\"}\n";
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let ask = |request: &[u8]| {
+        let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        client.write_all(request).unwrap();
+        client
+    };
+    drop(ask(DRAIN));
+    drop(ask(&[b"{\"cmd\":\"tree\"}\n", DRAIN].concat()));
+    assert_eq!(json(&socket, &["policy"]).await.len(), 1, "those before it have been dealt with");
+    assert!(!relay.vault().drain.has_begun());
+
+    // One that has no more to say waits for its answer.
+    let client = ask(DRAIN);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut heard = String::new();
+    soon("an answer", UnixStream::from_std(client).unwrap().read_to_string(&mut heard)).await.unwrap();
+    assert!(heard.contains("\"ok\":true") && relay.vault().drain.has_begun(), "{heard}");
 }
