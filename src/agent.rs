@@ -196,7 +196,9 @@ impl Agent {
     /// Stops the tree, the last started first, each actor within its deadline; then closes the connection to the relay,
     /// which deregisters everything. Streams that still run are reset.
     pub async fn shutdown(mut self) {
-        self.tree.stop().await;
+        if let Err(why) = self.tree.stop().await {
+            tracing::error!(%why, "the supervision tree has failed");
+        }
         self.farewell("the agent is stopping").await;
     }
 

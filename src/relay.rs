@@ -61,13 +61,15 @@ const IN_ORDER: Farewell = Farewell { peers: Duration::from_secs(1), audit: Dura
 const AT_ONCE: Farewell = Farewell { peers: Duration::from_millis(250), audit: Duration::from_millis(250) };
 /// How long a tree that is killed gets to notice.
 const KILLED: Duration = Duration::from_millis(250);
+/// How long agents get to hear where to go from a relay whose tree has failed.
+const FAILED: Duration = Duration::from_millis(250);
 /// How often a drain looks whether halves of streams still wait.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long streams that are left at a drain's deadline get to end.
 const CUT: Duration = Duration::from_millis(500);
 /// How long the last words of streams are under way, at least and at most, before connections are closed, too: twice the longest round
 /// trip within that.
-const LINGER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 #[derive(Debug, Clone, Copy)]
 struct Farewell {
@@ -219,7 +221,7 @@ impl Relay {
     }
 
     /// Waits until the tree has ended by itself: a singleton failed too often, or the root was killed.
-    /// The result says why. Then [`Relay::kill`] is due. Cancel-safe: it may be asked again.
+    /// The result says why. Then [`Relay::fail`] is due. Cancel-safe: it may be asked again.
     pub async fn failed(&mut self) -> String {
         self.tree.ended().await
     }
@@ -227,60 +229,54 @@ impl Relay {
     /// Takes nothing new, and waits until the last stream has ended or `drain.deadline` is over, at which the rest is reset; then
     /// [`Relay::shutdown`] is due. [`Vault::begin_drain`] may have been called before, by an operator.
     pub async fn drain(&self) {
-        self.vault.begin_drain(&self.vault.config.get().drain.successors);
-        let deadline = self.vault.drain.begun().await;
-        tracing::info!(streams = self.vault.traffic.streams(), "draining");
-        let idle = tokio::time::timeout_at(deadline, self.wait_idle()).await;
-        if idle.is_err() {
-            self.cut().await;
-        }
-        if self.vault.metrics.streams_opened.get() > 0 {
-            self.linger().await;
-        }
+        drain(&self.vault).await;
     }
 
-    /// Resets every stream while its connections stand: a code tells an agent more than that its connection is gone.
-    async fn cut(&self) {
-        let live = self.vault.traffic.live();
-        tracing::warn!(streams = live.len(), "drain deadline is over: streams are reset");
-        live.iter().filter_map(|stream| stream.splice.upgrade()).for_each(|splice| splice.stop());
-        if tokio::time::timeout(CUT, self.vault.traffic.wait_idle()).await.is_err() {
-            tracing::debug!(streams = self.vault.traffic.streams(), "these end with their connections");
-        }
-    }
-
-    /// A peer may throw away what its application has not read yet when its connection is closed.
-    async fn linger(&self) {
-        let [least, most] = LINGER;
-        let longest = self.vault.connections.all().iter().map(|connection| connection.quic.rtt()).max();
-        tokio::time::sleep((longest.unwrap_or_default() * 2).clamp(least, most)).await;
-    }
-
-    /// Until no stream lives, is being opened, or waits with one half for the other.
-    async fn wait_idle(&self) {
-        self.vault.traffic.wait_idle().await;
-        while !self.vault.parking.is_empty() {
-            tokio::time::sleep(LOOK).await;
-            self.vault.traffic.wait_idle().await;
+    /// As [`Relay::drain`], but that it ends with the tree.
+    ///
+    /// # Errors
+    /// As [`Relay::failed`] says it.
+    pub async fn drain_unless_failed(&mut self) -> Result<(), String> {
+        tokio::select! {
+            biased;
+            why = self.tree.ended() => Err(why),
+            () = drain(&self.vault) => Ok(()),
         }
     }
 
     /// Stops the tree, the last started first, each actor within its deadline; closes every connection, and writes what waits for the
     /// audit. Streams that still run are reset.
     pub async fn shutdown(self) {
-        self.shutdown_unless(std::future::pending()).await;
+        if let Err(why) = self.shutdown_unless(std::future::pending()).await {
+            tracing::error!(%why, "the supervision tree has failed");
+        }
     }
 
     /// As [`Relay::shutdown`], until `at_once` comes to pass: from then on as [`Relay::kill`].
-    pub async fn shutdown_unless(mut self, at_once: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// Why the tree has failed before it was stopped; the relay has ended all the same.
+    pub async fn shutdown_unless(mut self, at_once: impl Future<Output = ()>) -> Result<(), String> {
         let in_order = async {
-            self.tree.stop().await;
+            let stopped = self.tree.stop().await;
             Self::farewell(&self.vault, IN_ORDER).await;
+            stopped
         };
         tokio::select! {
-            () = in_order => {}
-            () = at_once => self.kill().await,
+            stopped = in_order => stopped,
+            () = at_once => {
+                self.kill().await;
+                Ok(())
+            }
         }
+    }
+
+    /// Ends a relay whose tree has failed, in about a second: what it carried is cut already; agents still hear where to go.
+    pub async fn fail(self) {
+        // What writes to agents is in the vault, and needs no actor.
+        self.vault.begin_drain(&self.vault.config.get().drain.successors);
+        linger(&self.vault, FAILED).await;
+        self.kill().await;
     }
 
     /// Ends it at once, in about a second at most: no actor is stopped in order, no stream is ended. Its address is free a moment later.
@@ -299,6 +295,43 @@ impl Relay {
             tracing::warn!(within = ?within.peers, "some peers did not hear that the relay stops");
         }
         audit::finish(vault, within.audit).await;
+    }
+}
+
+async fn drain(vault: &Vault) {
+    vault.begin_drain(&vault.config.get().drain.successors);
+    let deadline = vault.drain.begun().await;
+    tracing::info!(streams = vault.traffic.streams(), "draining");
+    if tokio::time::timeout_at(deadline, wait_idle(vault)).await.is_err() {
+        cut(vault).await;
+    }
+    if vault.metrics.streams_opened.get() > 0 {
+        linger(vault, LINGER.1).await;
+    }
+}
+
+/// Resets every stream while its connections stand: a code tells an agent more than that its connection is gone.
+async fn cut(vault: &Vault) {
+    let live = vault.traffic.live();
+    tracing::warn!(streams = live.len(), "drain deadline is over: streams are reset");
+    live.iter().filter_map(|stream| stream.splice.upgrade()).for_each(|splice| splice.stop());
+    if tokio::time::timeout(CUT, vault.traffic.wait_idle()).await.is_err() {
+        tracing::debug!(streams = vault.traffic.streams(), "these end with their connections");
+    }
+}
+
+/// A peer may throw away what its application has not read yet when its connection is closed.
+async fn linger(vault: &Vault, most: Duration) {
+    let longest = vault.connections.all().iter().map(|connection| connection.quic.rtt()).max();
+    tokio::time::sleep((longest.unwrap_or_default() * 2).clamp(LINGER.0, most)).await;
+}
+
+/// Until no stream lives, is being opened, or waits with one half for the other.
+async fn wait_idle(vault: &Vault) {
+    vault.traffic.wait_idle().await;
+    while !vault.parking.is_empty() {
+        tokio::time::sleep(LOOK).await;
+        vault.traffic.wait_idle().await;
     }
 }
 

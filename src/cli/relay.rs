@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::signal::unix::Signal;
 
 use super::stop::{self, StopSignals};
 use super::systemd;
@@ -157,27 +158,40 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
                 file = args.watched();
                 reconfigure(&args, &relay, &log);
             }
-            why = relay.failed() => {
-                tracing::error!(%why, "the supervision tree has failed");
-                // Its connections are closed; whatever is asked for meanwhile, it has failed.
-                relay.kill().await;
-                return Ok(ExitCode::FAILURE);
-            }
+            why = relay.failed() => return Ok(fail(relay, &why).await),
         }
     };
     systemd::stopping();
-    let is_drained = tokio::select! {
-        () = relay.drain() => true,
-        () = second(&mut signals, &mut asked) => false,
+    let drained = tokio::select! {
+        drained = relay.drain_unless_failed() => Some(drained),
+        () = second(&mut signals, &mut reload, &mut asked) => None,
     };
     drop(watchdog);
-    if is_drained {
-        relay.shutdown_unless(second(&mut signals, &mut asked)).await;
-    } else {
-        relay.kill().await;
+    let stopped = match drained {
+        Some(Ok(())) => relay.shutdown_unless(second(&mut signals, &mut reload, &mut asked)).await,
+        Some(Err(why)) => return Ok(fail(relay, &why).await),
+        None => {
+            relay.kill().await;
+            Ok(())
+        }
+    };
+    if let Err(why) = stopped {
+        return Ok(failed(&why));
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whatever is asked for meanwhile, it has failed.
+async fn fail(relay: Relay, why: &str) -> ExitCode {
+    let code = failed(why);
+    relay.fail().await;
+    code
+}
+
+fn failed(why: &str) -> ExitCode {
+    tracing::error!(%why, "the supervision tree has failed");
+    ExitCode::FAILURE
 }
 
 /// Who has asked the relay to stop.
@@ -188,9 +202,15 @@ enum Asked {
 }
 
 /// Waits for a second signal. After an operator's drain the first is only the system's part in the same stop.
-async fn second(signals: &mut StopSignals, asked: &mut Asked) {
+async fn second(signals: &mut StopSignals, reload: &mut Signal, asked: &mut Asked) {
     loop {
-        let signal = signals.next().await;
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            Some(()) = reload.recv() => {
+                tracing::warn!("SIGHUP: the relay is draining, and its configuration is not read again");
+                continue;
+            }
+        };
         if *asked == Asked::BySignal {
             tracing::warn!(signal, "second signal: stopping at once");
             return;

@@ -40,12 +40,12 @@ pub struct OneForOneArgs {
 #[derive(Debug)]
 pub struct OneForOne;
 
-/// Starts a tree's root, with nobody above it. Its end is the end of the tree; once the result ends, the node says why.
+/// Starts a tree's root, with nobody above it. Its end is the end of the tree; once the result ends, it and the node say why.
 ///
 /// # Errors
 /// When a child could not be started; those started before it are stopped then.
 #[allow(clippy::disallowed_methods, reason = "ends with the root, whose end it records")]
-pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<()>, SpawnErr> {
+pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<Exit>, SpawnErr> {
     let node = Arc::clone(args.slot.node());
     let joined = match Actor::spawn(None, Watched::new(OneForOne, Arc::clone(&node)), args).await {
         Ok((_root, joined)) => joined,
@@ -63,6 +63,7 @@ pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<()>, SpawnErr>
         node.ended(&exit, Status::Stopped);
     }))
 }
+        exit
 
 /// Starts `children` below `me`, in order.
 ///

@@ -17,7 +17,7 @@ use super::node::{Node, Status};
 use super::one_for_one::{OneForOne, OneForOneArgs, OneForOneMsg, start_root};
 use super::report::{Report, find};
 use super::slot::Slot;
-use super::spec::{ChildSpec, Restart};
+use super::spec::{ChildSpec, Exit, Restart};
 
 mod addresses;
 mod dynamics;
@@ -277,7 +277,7 @@ impl Actor for Worker {
 #[derive(Debug)]
 struct Tree {
     root: Slot<OneForOneMsg>,
-    ended: JoinHandle<()>,
+    ended: JoinHandle<Exit>,
 }
 
 impl Tree {

@@ -10,6 +10,7 @@ use super::fault::{self, Fault};
 use super::node::Node;
 use super::one_for_one::{self, OneForOneArgs};
 use super::report::{self, Report};
+use super::spec::Exit;
 use super::sweeper;
 use super::task::Owned;
 
@@ -59,18 +60,25 @@ impl Tree {
 
     /// Waits until the root has ended; the result says why. Cancel-safe: it may be asked again.
     pub async fn ended(&mut self) -> String {
-        self.ended.wait().await;
-        self.root.last_exit().unwrap_or_else(|| "the root was killed".to_owned())
+        self.ended.wait().await.to_string()
     }
 
     /// Stops all, the last started first, each actor within its deadline; a tree that does not stop is killed.
-    pub async fn stop(&mut self) {
+    ///
+    /// # Errors
+    /// Why it had failed before, or failed meanwhile.
+    pub async fn stop(&mut self) -> Result<(), String> {
         // A supervisor that stops its children is busy for as long as they take.
         self.sweeper = None;
         self.root.stop();
-        if tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await.is_err() {
-            tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
-            self.root.kill();
+        match tokio::time::timeout(STOP_DEADLINE, self.ended.wait()).await {
+            Ok(Exit::Stopped(_)) => Ok(()),
+            Ok(failed) => Err(failed.to_string()),
+            Err(_elapsed) => {
+                tracing::error!(deadline = ?STOP_DEADLINE, "the tree does not stop: killed");
+                self.root.kill();
+                Ok(())
+            }
         }
     }
 
@@ -83,17 +91,19 @@ impl Tree {
 /// The end of the root's task, which may be waited for more than once.
 #[derive(Debug)]
 enum Ended {
-    Later(JoinHandle<()>),
-    Already,
+    Later(JoinHandle<Exit>),
+    Already(Exit),
 }
 
 impl Ended {
-    async fn wait(&mut self) {
-        if let Self::Later(task) = self {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the root's task ended badly");
+    async fn wait(&mut self) -> Exit {
+        match self {
+            Self::Later(task) => {
+                let exit = task.await.unwrap_or_else(|error| Exit::Failed(format!("the root's task: {error}")));
+                *self = Self::Already(exit.clone());
+                exit
             }
-            *self = Self::Already;
+            Self::Already(exit) => exit.clone(),
         }
     }
 }

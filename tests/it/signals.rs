@@ -26,10 +26,17 @@ struct World {
 
 impl World {
     async fn start(change: impl FnOnce(&mut RelayConfig)) -> Self {
+        Self::start_with(change, &[]).await
+    }
+
+    /// The same with `settings`, `KEY=VALUE`.
+    async fn start_with(change: impl FnOnce(&mut RelayConfig), settings: &[&str]) -> Self {
         let deployment = Deployment::new();
         let mut config = deployment.relay_config("r1", OPEN_WORLD);
         change(&mut config);
-        let program = Program::start(&deployment, &config, &["admin.fault_injection=true".to_owned()]).await;
+        let settings: Vec<_> =
+            std::iter::once("admin.fault_injection=true").chain(settings.iter().copied()).map(str::to_owned).collect();
+        let program = Program::start(&deployment, &config, &settings).await;
         let mut provider = deployment.peer_at(program.addr, 1, &["goaway"]).await;
         provider.register("svc").await;
         let consumer = deployment.peer_at(program.addr, 2, &[]).await;
@@ -121,6 +128,41 @@ async fn after_an_operators_drain_the_second_signal_ends_it() {
     world.program.terminate();
     assert_eq!(world.program.exited().await.code(), Some(0));
     world.program.said(&["second signal: stopping at once"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_that_fails_during_a_drain_fails_the_program() {
+    let mut world = World::start(|_| {}).await;
+    world.program.terminate();
+    world.program.said(&["draining"]).await;
+    world.flows().await;
+    // Who answers is killed, too.
+    drop(admin(&world.program.admin, &["kill", "relay"]).await);
+    assert_eq!(world.program.exited().await.code(), Some(1));
+    world.program.said(&["ERROR", "the supervision tree has failed"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_that_is_killed_still_tells_agents_where_to_go() {
+    let mut world = World::start_with(|_| {}, &["drain.successors=[\"r2.example:7443\"]"]).await;
+    assert!(matches!(world.provider.hear().await, Frame::StreamReady(_)));
+    drop(admin(&world.program.admin, &["kill", "relay"]).await);
+    let Frame::GoAway(goaway) = world.provider.hear().await else { panic!("no GOAWAY") };
+    assert_eq!(goaway.successors, ["r2.example:7443"]);
+    assert_eq!(world.program.exited().await.code(), Some(1));
+    world.program.said(&["ERROR", "the supervision tree has failed"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_asked_for_during_a_drain_is_not_done_and_that_is_said() {
+    let mut world = World::start(|_| {}).await;
+    world.program.terminate();
+    world.program.said(&["draining"]).await;
+    world.program.hang_up();
+    world.program.said(&["WARN", "SIGHUP", "draining", "not read again"]).await;
+    world.flows().await;
+    world.ends().await;
+    assert_eq!(world.program.exited().await.code(), Some(0));
 }
 
 fn decision(n: u64) -> AuditEvent {
