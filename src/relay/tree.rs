@@ -72,7 +72,7 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
         registry_spec(vault, &registry),
         dynamic(splices.supervisor()),
         dynamic(resume.supervisor()),
-        ingress(vault, connections),
+        ingress(vault, connections, &root),
         admin(vault, &root),
         http(vault, &root),
     ];
@@ -124,28 +124,33 @@ fn dynamic(supervisor: &DynamicHandle) -> ChildSpec {
     ChildSpec::new(supervisor.slot(), Restart::Permanent, DYNAMIC, move || (Dynamic, args()))
 }
 
-fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle) -> ChildSpec {
+fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle, root: &Slot<OneForOneMsg>) -> ChildSpec {
     let slot = Slot::<OneForOneMsg>::new("ingress", "");
-    let (vault, own) = (Arc::clone(vault), slot.clone());
+    let (vault, own, root) = (Arc::clone(vault), slot.clone(), root.clone());
     let listener = Slot::<QuicListenerMsg>::new("quic_listener", "");
     ChildSpec::new(&slot, Restart::Permanent, INGRESS, move || {
         let supervised = connections.clone();
         let connections_spec =
             ChildSpec::new(connections.supervisor().slot(), Restart::Permanent, DYNAMIC, move || supervised.make());
-        let children = vec![connections_spec, quic_listener(&vault, &listener, &connections)];
+        let children = vec![connections_spec, quic_listener(&vault, &listener, &connections, &root)];
         children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
         (OneForOne, OneForOneArgs { slot: own.clone(), children, limits: Limits::default() })
     })
 }
 
-fn quic_listener(vault: &Arc<Vault>, slot: &Slot<QuicListenerMsg>, connections: &ConnectionsHandle) -> ChildSpec {
-    let (vault, own, connections) = (Arc::clone(vault), slot.clone(), connections.clone());
-    ChildSpec::new(slot, Restart::Permanent, LEAF, move || {
-        (
-            QuicListener,
-            QuicListenerArgs { slot: own.clone(), vault: Arc::clone(&vault), connections: connections.clone() },
-        )
-    })
+fn quic_listener(
+    vault: &Arc<Vault>,
+    slot: &Slot<QuicListenerMsg>,
+    connections: &ConnectionsHandle,
+    root: &Slot<OneForOneMsg>,
+) -> ChildSpec {
+    let args = QuicListenerArgs {
+        slot: slot.clone(),
+        vault: Arc::clone(vault),
+        connections: connections.clone(),
+        root: root.clone(),
+    };
+    ChildSpec::new(slot, Restart::Permanent, LEAF, move || (QuicListener, args.clone()))
 }
 
 fn admin(vault: &Arc<Vault>, root: &Slot<OneForOneMsg>) -> ChildSpec {

@@ -22,6 +22,8 @@ pub enum OneForOneMsg {
     Restart(u64),
     /// Stop the children, the last one first, then yourself.
     Shutdown,
+    /// What they all live from is gone, for this reason: fail, at once.
+    Fail(String),
 }
 
 /// What a [`OneForOne`] is started with.
@@ -61,9 +63,9 @@ pub async fn start_root(args: OneForOneArgs) -> Result<JoinHandle<Exit>, SpawnEr
         }
         let exit = node.current().map_or(Exit::Killed, |root| root.outcome());
         node.ended(&exit, Status::Stopped);
+        exit
     }))
 }
-        exit
 
 /// Starts `children` below `me`, in order.
 ///
@@ -112,6 +114,7 @@ impl Actor for OneForOne {
                 myself.stop(None);
                 Ok(())
             }
+            OneForOneMsg::Fail(why) => Err(why.into()),
         }
     }
 

@@ -362,6 +362,20 @@ async fn a_killed_root_ends_the_relay_and_every_connection_with_a_reason() {
     }
 }
 
+/// As quinn leaves it when its socket fails for good: nothing comes any more, and nobody says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_socket_fails_fails_at_once() {
+    let deployment = Deployment::new();
+    let mut relay = deployment.relay().await;
+    let addr = relay.quic_addr().unwrap();
+    let _consumer = deployment.peer(&relay, 2, KNOWS_CODES).await;
+    relay.vault().endpoint.close(0_u32.into(), b"");
+    let failed = tokio::time::timeout(Duration::from_secs(1), relay.failed()).await;
+    let why = failed.expect("not within a second");
+    assert!(why.contains(&format!("the UDP socket {addr} failed")), "{why}");
+    soon("it ends", relay.kill()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_asked_by_a_killed_registry_is_found_all_the_same() {
     let world = World::new().await;
