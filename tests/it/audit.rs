@@ -102,6 +102,34 @@ async fn what_is_decided_after_the_file_was_moved_or_removed_stands_in_a_new_one
 }
 
 #[tokio::test]
+async fn what_finds_the_queue_full_is_counted_and_the_log_says_where_it_is_missing() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    config.limits.audit_queue = 4;
+    let [folder, away] = ["audit", "away"].map(|name| deployment.dir.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("audit.jsonl");
+    config.directory.audit = Some(file.clone());
+    let relay = Relay::start(config).await.unwrap();
+    let consumer = deployment.peer(&relay, 2, &[]).await;
+    // Each is two events, and neither can be written.
+    std::fs::rename(&folder, &away).unwrap();
+    for stream_id in 1..=5 {
+        assert_eq!(rejection(&mut consumer.open("nobody", stream_id).await).await.0, 404, "opens are still decided");
+    }
+    assert_eq!(crate::operate::metrics(&relay).await["outrelay_audit_dropped_total"], 6.0);
+    std::fs::rename(&away, &folder).unwrap();
+    eventually("what was kept is written", || relay.vault().audit.is_empty().then_some(())).await;
+    assert_eq!(rejection(&mut consumer.open("nobody", 6).await).await.0, 404);
+    eventually("it goes on", || relay.vault().audit.is_empty().then_some(())).await;
+    let numbers: Vec<_> = query(&file, &[]).iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 11, 12]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[4]["dropped"].as_u64()), (7, Some(6)), "between the two that it is missing between");
+}
+
+#[tokio::test]
 async fn what_the_relay_itself_refuses_is_in_the_audit_if_it_knows_to_whom() {
     let deployment = Deployment::new();
     let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);

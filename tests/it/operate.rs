@@ -33,7 +33,7 @@ pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Every sample of `/metrics`, by name and labels.
-async fn metrics(relay: &Relay) -> HashMap<String, f64> {
+pub async fn metrics(relay: &Relay) -> HashMap<String, f64> {
     let (status, text) = get(relay.http_addr().unwrap(), "/metrics").await;
     assert_eq!(status, 200);
     text.lines()
