@@ -12,6 +12,7 @@ use outrelay::net::stream::{BiStream, End, Read, WriteEnd};
 use outrelay::relay::Relay;
 use outrelay::relay::tree::KINDS;
 use outrelay::supervise::fault::Fault;
+use outrelay::supervise::node::Status;
 use outrelay::supervise::report::Report;
 use tokio::task::JoinHandle;
 
@@ -360,6 +361,19 @@ async fn a_killed_root_ends_the_relay_and_every_connection_with_a_reason() {
         assert!(!matches!(drain(&mut down.recv).await.1, End::Fin), "{fault:?}");
         soon("the connection is closed", consumer.quic.closed()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_has_failed_before_it_is_stopped_has_failed() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let root = Arc::clone(relay.root());
+    relay.inject("relay", Fault::Kill).await.unwrap();
+    eventually("the tree has ended", || (root.status() == Status::Stopped).then_some(())).await;
+    let stopped = soon("it ends", relay.shutdown_unless(std::future::pending())).await;
+    assert_eq!(stopped, Err("killed".to_owned()));
+    let relay = deployment.relay().await;
+    assert_eq!(soon("it ends", relay.shutdown_unless(std::future::pending())).await, Ok(()));
 }
 
 /// As quinn leaves it when its socket fails for good: nothing comes any more, and nobody says so.
