@@ -117,7 +117,7 @@ impl Agent {
         }
         let endpoint = endpoint(&config).map_err(StartError::Endpoint)?;
         let vault = Arc::new(AgentVault::new(credentials, config, endpoint, offers));
-        match Tree::start(tree::root(&vault), HANG_DEADLINE).await {
+        match Tree::start(tree::root(&vault), HANG_DEADLINE, || {}).await {
             Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the agent did not start");

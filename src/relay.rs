@@ -17,7 +17,7 @@ use crate::config::relay::RelayConfig;
 use crate::config::reload::Changes;
 use crate::core::identity::RelayUri;
 use crate::core::ticket::keys::FleetKeys;
-use crate::metrics::Metrics;
+use crate::metrics::{Limit, Metrics};
 use crate::net::quic::{self, EndpointSecrets};
 use crate::supervise::fault::Fault;
 use crate::supervise::node::Node;
@@ -153,8 +153,11 @@ impl Relay {
             reload: watch::Sender::new(0),
             config: Settings::new(config),
         });
-        let handler = vault.config.now().limits.handler;
-        match Tree::start(tree::root(&vault), handler).await {
+        let (handler, killed) = (vault.config.now().limits.handler, vault.metrics.limit(Limit::Handler));
+        let killed = move || {
+            killed.inc();
+        };
+        match Tree::start(tree::root(&vault), handler, killed).await {
             Ok(tree) => Ok(Self { vault, tree }),
             Err(error) => {
                 vault.endpoint.close(0_u32.into(), b"the relay did not start");

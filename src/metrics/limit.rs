@@ -34,6 +34,7 @@ limits! {
     FirstFrame = "first_frame";
     ProviderAnswer = "provider_answer";
     Open = "open";
+    Handler = "handler";
     RegistryCall = "registry_call";
     HalfOpenHandshakes = "half_open_handshakes";
     Connections = "connections";
@@ -58,8 +59,8 @@ mod tests {
     use super::*;
     use crate::config::relay::RelayConfig;
 
-    /// Counted elsewhere: as a restart, as an invalid connection, as a lost decision.
-    const OTHERWISE: [&str; 3] = ["handler", "certificate_grace", "audit_queue"];
+    /// Counted elsewhere: as an invalid connection, as a lost decision.
+    const OTHERWISE: [&str; 2] = ["certificate_grace", "audit_queue"];
 
     #[test]
     fn every_limit_of_the_configuration_is_counted_under_its_key_and_nothing_else_is() {

@@ -207,7 +207,9 @@ impl Children {
         let seen = self.children.get(&id).and_then(|child| child.spec.node.current()).map(|current| current.outcome());
         let exit = match (end, seen) {
             (Err(why), _) => {
-                self.dump(id, &why);
+                if let Some(child) = self.children.get(&id) {
+                    recorder::dump(&child.spec.node, &why);
+                }
                 Exit::Failed(why)
             }
             // The event alone does not tell: ractor's reason for a kill is a word that a stop may give too.
@@ -287,21 +289,6 @@ impl Children {
                 Err(failed) => exit = failed,
             }
         }
-    }
-
-    /// What is recorded of a child that failed goes to the log: it may be gone in a moment.
-    fn dump(&self, id: u64, why: &str) {
-        let Some(child) = self.children.get(&id) else { return };
-        let node = &child.spec.node;
-        tracing::error!(
-            actor = %node.label(),
-            why,
-            messages = recorder::in_a_line(&node.recorder().events()),
-            earlier = recorder::in_a_line(&node.recorder().ends()),
-            carried = recorder::in_a_line(&node.recorded_elsewhere()),
-            detail = %node.detail(),
-            "actor failed: what is recorded of it"
-        );
     }
 
     fn restarted(&mut self, id: u64, cell: ActorCell) -> Change {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_ms;
 
+use super::node::Node;
+
 /// Messages that are kept per actor.
 const EVENTS: usize = 16;
 /// Ends of incarnations that are kept per actor.
@@ -150,6 +152,19 @@ impl Recorder {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is recorded of an actor that failed goes to the log: it may be gone in a moment.
+pub(super) fn dump(node: &Node, why: &str) {
+    tracing::error!(
+        actor = %node.label(),
+        why,
+        messages = in_a_line(&node.recorder().events()),
+        earlier = in_a_line(&node.recorder().ends()),
+        carried = in_a_line(&node.recorded_elsewhere()),
+        detail = %node.detail(),
+        "actor failed: what is recorded of it"
+    );
 }
 
 /// `events` in one line, each with how long ago it was: for a log.

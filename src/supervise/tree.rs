@@ -26,14 +26,19 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Starts the root and what is below it. An actor that is busy with one message for longer than `hang` is killed.
+    /// Starts the root and what is below it. An actor that is busy with one message for longer than `hang` is killed, and
+    /// `killed` is called.
     ///
     /// # Errors
     /// When a fixed child does not start; nothing runs then.
-    pub async fn start(args: OneForOneArgs, hang: Duration) -> Result<Self, SpawnErr> {
+    pub async fn start(
+        args: OneForOneArgs,
+        hang: Duration,
+        killed: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, SpawnErr> {
         let root = Arc::clone(args.slot.node());
         let ended = Ended::Later(one_for_one::start_root(args).await?);
-        let sweeper = Some(sweeper::start(&root, hang));
+        let sweeper = Some(sweeper::start(&root, hang, killed));
         Ok(Self { root, ended, sweeper })
     }
 

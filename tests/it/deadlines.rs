@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use outrelay::core::frame::Frame;
 use outrelay::core::reject::ResetCode;
 use outrelay::metrics::Limit;
-use outrelay::net::stream::BiStream;
+use outrelay::net::stream::{BiStream, End};
 use outrelay::relay::Relay;
 use outrelay::supervise::fault::Fault;
 
-use crate::harness::{Deployment, OPEN_WORLD, Peer, agent, closed, eventually, handshakes, hits, rejection, soon};
+use crate::harness::{
+    Deployment, OPEN_WORLD, Peer, agent, closed, drain, eventually, handshakes, hits, pair, rejection, soon, take,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -159,4 +161,21 @@ async fn a_consumer_that_goes_away_meanwhile_ends_the_open() {
     assert!(matches!(crate::harness::drain(&mut recv).await.1, outrelay::net::stream::End::Reset(_)));
     eventually("no handshake stays", || relay.tree().walk().all(|actor| actor.kind != "handshake").then_some(())).await;
     assert!(relay.vault().streams.is_empty());
+}
+
+#[tokio::test]
+async fn a_splice_that_hangs_is_killed_and_counted() {
+    let deployment = Deployment::new();
+    let relay = relay_with(&deployment, |limits| limits.handler = SHORT).await;
+    let mut provider = deployment.peer(&relay, 1, &["resume-code"]).await;
+    provider.register("svc").await;
+    let consumer = deployment.peer(&relay, 2, &["resume-code"]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 7).await;
+    up.send.write_all(b"x").await.unwrap();
+    take(&mut down.recv, 1).await;
+    assert_eq!(hits(&relay, Limit::Handler), 0);
+    relay.inject("splice:7", Fault::Hang).await.unwrap();
+    assert_eq!(drain(&mut up.recv).await.1, End::Reset(ResetCode::RESUMABLE));
+    assert_eq!(drain(&mut down.recv).await.1, End::Reset(ResetCode::RESUMABLE));
+    assert_eq!(hits(&relay, Limit::Handler), 1);
 }
