@@ -1,13 +1,16 @@
 //! Log lines for operators, on standard error.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
 
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::types::{Log, LogFormat};
+use crate::supervise::task;
 
 /// What libraries say is of use to their authors. ractor also wraps each actor in a span that would stand in every line.
 const QUIET: &str = "ractor=warn,quinn=warn,quinn_proto=warn,quinn_udp=warn,rustls=warn,hyper=warn,hyper_util=warn";
@@ -53,7 +56,7 @@ impl LogFilter {
     }
 }
 
-/// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process.
+/// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process. A panic is such a line, too.
 ///
 /// # Errors
 /// When the filter cannot be read, or logging is set up already.
@@ -61,7 +64,7 @@ pub fn init(log: &Log) -> Result<LogFilter, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok())?;
     let lines = tracing_subscriber::fmt().with_writer(io::stderr);
     // The two differ in type from here on.
-    Ok(LogFilter(match log.format {
+    let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync> = match log.format {
         LogFormat::Text => {
             let lines = lines.with_ansi(colours()).with_env_filter(filter).with_filter_reloading();
             let handle = lines.reload_handle();
@@ -75,7 +78,22 @@ pub fn init(log: &Log) -> Result<LogFilter, TelemetryError> {
             lines.finish().try_init()?;
             Box::new(move |filter| handle.reload(filter))
         }
-    }))
+    };
+    std::panic::set_hook(Box::new(say));
+    Ok(LogFilter(set))
+}
+
+/// One line for a panic, whatever the format: by itself the standard library writes several, which are not of it. With the call stack if the
+/// variable `RUST_BACKTRACE` asks for it.
+fn say(panic: &PanicHookInfo<'_>) {
+    let stack = Backtrace::capture();
+    tracing::error!(
+        panic = task::panic_text(panic.payload()),
+        location = panic.location().map(ToString::to_string),
+        thread = std::thread::current().name(),
+        backtrace = (stack.status() == BacktraceStatus::Captured).then(|| stack.to_string()),
+        "panicked"
+    );
 }
 
 fn colours() -> bool {

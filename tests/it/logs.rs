@@ -3,6 +3,7 @@
 use outrelay::net::stream::End;
 use serde_json::Value;
 
+use crate::admin::admin;
 use crate::harness::{Deployment, OPEN_WORLD, agent, drain, pair, rejection, take};
 use crate::program::Program;
 
@@ -10,7 +11,10 @@ use crate::program::Program;
 async fn every_line_is_an_object_and_every_end_is_one_line() {
     let deployment = Deployment::new();
     let config = deployment.relay_config("r1", OPEN_WORLD);
-    let mut program = Program::start_with(&deployment, &config, &["--log", "json"]).await;
+    let mut flags = vec!["--log", "json"];
+    let settings = ["admin.fault_injection=true", "limits.handler=300ms", "limits.registry_call=200ms"];
+    flags.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let mut program = Program::start_traced(&deployment, &config, &flags, "1").await;
     let mut provider = deployment.peer_at(program.addr, 1, &[]).await;
     provider.register("svc").await;
     let consumer = deployment.peer_at(program.addr, 2, &[]).await;
@@ -29,6 +33,10 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
     consumer.quic.close(0_u32.into(), b"bye");
     program.said(&["connection ended"]).await;
     drop((up, down));
+    for (fault, actor) in [("panic", "registry"), ("hang", "policy")] {
+        drop(admin(&program.admin, &[fault, actor]).await);
+        program.said(&["actor ended: restarting", actor]).await;
+    }
     program.terminate();
     assert_eq!(program.exited().await.code(), Some(0));
 
@@ -51,6 +59,17 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
         assert_eq!((&line["consumer"], &line["provider"]), (&agent(2).as_str().into(), &agent(1).as_str().into()));
         assert!(line["bytes_up"].is_u64() && line["duration"].is_string(), "{line}");
     }
+    let [panicked] = of("panicked")[..] else { panic!("{:?}", of("panicked")) };
+    assert_eq!((&panicked["level"], &panicked["panic"]), (&"ERROR".into(), &"injected panic".into()));
+    assert!(panicked["location"].as_str().unwrap().contains("fault.rs:"), "{panicked}");
+    assert!(panicked["backtrace"].as_str().unwrap().contains("outrelay::supervise"), "{panicked}");
+    let recorded = of("actor failed: what is recorded of it");
+    let recorded: Vec<_> = recorded.iter().map(|line| (line["actor"].as_str().unwrap(), line)).collect();
+    let [("registry", panicked), ("policy", hung)] = recorded[..] else { panic!("{recorded:?}") };
+    assert!(panicked["messages"].as_str().unwrap().starts_with("Register "), "{panicked}");
+    assert!(panicked["messages"].as_str().unwrap().contains(", Resolve "), "{panicked}");
+    assert!(hung["messages"].as_str().unwrap().starts_with("StreamsChecked "), "{hung}");
+    assert!(hung["why"].as_str().unwrap().starts_with("it hangs"), "{hung}");
     for message in ["agent connected", "connection ended"] {
         let mut agents: Vec<_> = of(message).iter().map(|line| line["agent"].as_str().unwrap()).collect();
         agents.sort_unstable();

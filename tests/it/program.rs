@@ -18,6 +18,7 @@ pub struct Program {
     pub admin: PathBuf,
     pub child: Child,
     args: Vec<OsString>,
+    backtrace: &'static str,
     ready: PathBuf,
     log: PathBuf,
 }
@@ -37,6 +38,16 @@ impl Program {
 
     /// The same with these flags, which come last.
     pub async fn start_with(deployment: &Deployment, config: &RelayConfig, flags: &[&str]) -> Self {
+        Self::start_traced(deployment, config, flags, "0").await
+    }
+
+    /// The same with `RUST_BACKTRACE`.
+    pub async fn start_traced(
+        deployment: &Deployment,
+        config: &RelayConfig,
+        flags: &[&str],
+        backtrace: &'static str,
+    ) -> Self {
         let (id, admin) = (config.id.clone(), config.admin.socket.clone().unwrap());
         let path = |suffix: &str| deployment.dir.path().join(format!("{id}.{suffix}"));
         let (ready, log) = (path("ready"), path("log"));
@@ -52,15 +63,15 @@ impl Program {
         file("--admin-socket", &admin);
         config.resume.fleet_key.iter().for_each(|key| file("--fleet-key", key));
         args.extend(flags.iter().map(OsString::from));
-        let child = spawn(&args, config.listen, &ready, &log);
-        let mut program = Self { id, addr: config.listen, admin, child, args, ready, log };
+        let child = spawn(&args, backtrace, config.listen, &ready, &log);
+        let mut program = Self { id, addr: config.listen, admin, child, args, backtrace, ready, log };
         program.listens().await;
         program
     }
 
     /// Starts it again, at the address where it was.
     pub async fn start_again(&mut self) {
-        self.child = spawn(&self.args, self.addr, &self.ready, &self.log);
+        self.child = spawn(&self.args, self.backtrace, self.addr, &self.ready, &self.log);
         self.listens().await;
     }
 
@@ -115,12 +126,13 @@ impl Program {
     }
 }
 
-fn spawn(args: &[OsString], listen: SocketAddr, ready: &Path, log: &Path) -> Child {
+fn spawn(args: &[OsString], backtrace: &str, listen: SocketAddr, ready: &Path, log: &Path) -> Child {
     std::fs::remove_file(ready).ok();
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
     command
         .env_remove("RUST_LOG")
+        .env("RUST_BACKTRACE", backtrace)
         .args(args)
         .arg("--listen")
         .arg(listen.to_string())
