@@ -8,6 +8,7 @@
 //! Labels have few values, all of them from this program: nothing that a peer sends becomes a label.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -146,8 +147,10 @@ metrics! {
     decisions: Family<DecisionLabel, Counter> = Family::default(), None;
     /// Rules in force.
     policy_rules: Gauge = Gauge::default(), None;
-    /// Age of the rules in force.
+    /// Since the rules in force were published.
     policy_snapshot_age: Gauge = Gauge::default(), Some(Unit::Seconds);
+    /// Since when newer rules cannot be used, or it is not known whether there are any; 0 while those in force are the newest.
+    policy_outdated: Gauge<f64, AtomicU64> = Gauge::default(), Some(Unit::Seconds);
     /// Decisions that wait for the audit log.
     audit_waiting: Gauge = Gauge::default(), None;
     /// Decisions that were lost because the audit queue was full.

@@ -120,6 +120,7 @@ fn measure(vault: &Vault, root: &Arc<Node>) {
     metrics.policy_rules.set(gauge(published.snapshot.len()));
     let age = published.at.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
     metrics.policy_snapshot_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    metrics.policy_outdated.set(published.outdated.map_or(0.0, |since| since.elapsed().as_secs_f64()));
     for singleton in tree::fixed(root) {
         let label = ActorLabel { actor: singleton.kind() };
         metrics.actor_mailbox.get_or_create(&label).set(gauge(singleton.mailbox()));

@@ -86,6 +86,26 @@ async fn metrics_add_up() {
 }
 
 #[tokio::test]
+async fn rules_that_cannot_be_read_are_a_metric_until_they_can() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let outdated = async || metrics(&relay).await["outrelay_policy_outdated_seconds"];
+    assert_eq!(outdated().await, 0.0);
+    let since = Instant::now();
+    deployment.write("r1-rules.toml", "[[rule]]\nid = 5\n");
+    relay.reload();
+    eventually("they are not in force", || relay.vault().policy.current().outdated).await;
+    let first = outdated().await;
+    assert!(first > 0.0 && first <= since.elapsed().as_secs_f64(), "{first} s");
+    assert!(outdated().await > first, "it grows");
+    deployment.write("r1-rules.toml", crate::harness::OPEN_WORLD);
+    relay.reload();
+    let newest = || relay.vault().policy.current().outdated.is_none().then_some(());
+    eventually("the newest are in force", newest).await;
+    assert_eq!(outdated().await, 0.0);
+}
+
+#[tokio::test]
 async fn whoever_asks_half_a_question_or_too_often_at_once_does_not_keep_others_from_an_answer() {
     const AT_ONCE: usize = 64;
     let deployment = Deployment::new();
