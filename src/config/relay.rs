@@ -219,7 +219,7 @@ pub struct Limits {
     pub half_open_handshakes: usize,
     /// Connections in all.
     pub connections: usize,
-    /// Connections of one agent, which all show its certificate; the oldest beyond is closed.
+    /// Connections of one agent, which all show its certificate; one more is closed.
     pub connections_per_agent: usize,
     /// Streams of one connection of an agent, as consumer and provider together.
     pub streams_per_agent: usize,

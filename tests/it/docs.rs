@@ -135,6 +135,16 @@ fn the_configuration_samples_name_flags_that_there_are() {
 }
 
 #[test]
+fn the_configuration_sample_names_what_needs_a_restart() {
+    let sample = include_str!("../../config/relay.toml");
+    let (_, list) = sample.split_once("# These need a restart: ").unwrap();
+    let list = list.replace("\n# ", " ");
+    let named: BTreeSet<_> =
+        list.split_once(". ").unwrap().0.split(", ").map(|key| key.trim_start_matches("and all of ")).collect();
+    assert_eq!(named, BTreeSet::from(outrelay::config::reload::NEEDS_RESTART));
+}
+
+#[test]
 fn the_unit_and_the_compose_file_name_flags_and_keys_that_there_are() {
     let there_are = flags_of(&["relay"]);
     let keys = toml::Table::try_from(outrelay::config::relay::RelayConfig::default()).unwrap();
