@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::verdict::{Verdict, verdict};
 use super::{Carried, FinTrust, Lane, LaneEnd, PathHalf, leaving};
@@ -19,14 +19,11 @@ use crate::agent::legacy::{self, Judged};
 use crate::agent::opening::Refused;
 use crate::agent::vault::routes::Word;
 use crate::core::reject::{CodeAgreement, ResetCode};
-use crate::core::resume::endpoint::{Epoch, FinRead, PathError};
+use crate::core::resume::endpoint::{DoubtfulFin, Epoch, FinRead, PathError};
 use crate::net::block::Block;
 use crate::net::local_tcp::TcpSink;
 use crate::net::pump::{PATIENCE, Sink as _};
 use crate::net::stream::{End, Read, RecvHalf, WriteEnd};
-
-/// How long the partner's word on a FIN is waited for that may be a cut (wire.md §10).
-const FIN_GRACE: Duration = Duration::from_millis(300);
 
 type Gone = Pin<Box<dyn Future<Output = WriteEnd> + Send>>;
 
@@ -120,18 +117,12 @@ impl Carried {
         Ok(read)
     }
 
-    /// Whether the partner sends checkpoints.
-    fn partner_tells(&self) -> bool {
-        self.lock().endpoint.partner_position().is_some()
-    }
-
-    /// Whether it is settled what a FIN means that may be a cut: the partner's word is that all has come, or that it has not.
-    fn is_fin_settled(&self) -> bool {
+    /// What is known of a FIN that was read at this time, and may be a cut.
+    fn doubt_fin(&self, read_at: Duration) -> DoubtfulFin {
         let mut inner = self.lock();
-        let consumed = inner.endpoint.consumed_position();
-        let is_settled = inner.endpoint.partner_position().is_some_and(|position| position >= consumed);
-        inner.holds_fin = !is_settled;
-        is_settled
+        let doubt = inner.endpoint.doubt_fin(read_at, self.now());
+        inner.holds_fin = matches!(doubt, DoubtfulFin::Until(_));
+        doubt
     }
 }
 
@@ -315,17 +306,19 @@ impl Receiving {
 
     /// Waits for the partner's word on what may be a cut.
     async fn hear_of_fin(&mut self) -> Next {
-        let deadline = Instant::now() + FIN_GRACE;
-        while !self.shared.is_fin_settled() && self.shared.is_current(self.epoch) {
-            tokio::select! {
-                () = sleep_until(deadline) => {
-                    // Who has told where it is, and does not say that this is all, did not say it (wire.md §10).
-                    if self.shared.partner_tells() {
-                        self.path = None;
-                        self.shared.path_over(self.epoch, "the relay ended it, and the partner did not");
-                    }
+        let read_at = self.shared.now();
+        while self.shared.is_current(self.epoch) {
+            let until = match self.shared.doubt_fin(read_at) {
+                DoubtfulFin::Settled => break,
+                DoubtfulFin::Cut => {
+                    self.path = None;
+                    self.shared.path_over(self.epoch, "the relay ended it, and the partner did not");
                     break;
                 }
+                DoubtfulFin::Until(until) => self.shared.clock + until,
+            };
+            tokio::select! {
+                () = sleep_until(until) => {}
                 () = self.shared.receiver.notified() => {}
                 _ = &mut self.gone => return local_gone(&mut self.path),
             }

@@ -19,15 +19,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Fields;
-use super::schedule::Schedule;
+use super::schedule::{REPEATS, Schedule};
 use crate::core::ids::StreamId;
 use crate::core::ring::Ring;
 
 mod checkpoints;
+mod doubt;
 mod partner;
 mod switch;
 mod types;
 
+pub use doubt::DoubtfulFin;
 use partner::Partner;
 pub use types::{
     Epoch, FinRead, FreezeError, Loss, PathError, PeerFin, PeerKind, Phase, Plan, ResumeError, Taken, Tick, ToWrite,
@@ -154,13 +156,6 @@ impl Endpoint {
     #[must_use]
     pub fn is_resumable(&self) -> bool {
         self.keeping == Keeping::UntilAcknowledged && self.path != Path::Lost
-    }
-
-    /// What the partner has said of its own position, in bytes; `None` before its first word. A path on which a reset may
-    /// come as a FIN is held against it (wire.md §10).
-    #[must_use]
-    pub fn partner_position(&self) -> Option<u64> {
-        self.partner.position()
     }
 
     /// How many of the partner's bytes were consumed.

@@ -6,6 +6,8 @@
 //! found full, needs rate × (round trip + 1 ms and what a timer adds): about 1 to 2 MiB at a round trip of 1 ms. A partner
 //! whose ring stays at its minimum still gets 256 KiB per (round trip + 1 ms). A FIN, written or consumed, is reported at
 //! once: the end of the stream waits for it, and there are only two.
+//!
+//! Where it serves, a report behind which nothing changes for 100 ms is said again, [`REPEATS`] times per path.
 
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const GAP: Duration = Duration::from_millis(1);
 /// A quarter of the smallest ring that a partner has, in bytes.
 const QUARTER_BYTES: u64 = 64 * 1024;
+/// How often an unchanged report is said again. An agent of version 0.1 never does so, and twice not even by mistake.
+pub(super) const REPEATS: u8 = 2;
 
 /// What is known about reports, sent and to come.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ pub(super) struct Schedule {
     /// Bytes consumed that are not reported.
     consumed: u64,
     urgency: Urgency,
+    /// How often one was said again, in a row at the end.
+    repeated: u8,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +58,22 @@ impl Schedule {
 
     /// Everything as it is now was reported.
     pub(super) fn sent(&mut self, now: Duration) {
-        *self = Self { sent_at: Some(now), ..Self::default() };
+        let repeated = match self.changed_at {
+            None => self.repeated.saturating_add(1),
+            Some(_) if self.repeated < REPEATS => 0,
+            Some(_) => self.repeated,
+        };
+        *self = Self { sent_at: Some(now), repeated, ..Self::default() };
+    }
+
+    /// On a new path it is said again anew.
+    pub(super) fn repeat_anew(&mut self) {
+        self.repeated = 0;
+    }
+
+    /// When what was reported is due again, if nothing changes until then.
+    pub(super) fn repeat_at(&self) -> Option<Duration> {
+        self.sent_at.filter(|_| self.changed_at.is_none() && self.repeated < REPEATS).map(|sent_at| sent_at + INTERVAL)
     }
 
     /// Whether a FIN is not reported yet.

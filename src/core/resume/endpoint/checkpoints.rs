@@ -29,8 +29,8 @@ impl Endpoint {
             return Ok(0);
         }
         self.validate(theirs)?;
-        self.partner.heard_checkpoint();
-        if !self.partner.learn(theirs) {
+        self.partner.heard_checkpoint(theirs);
+        if !self.partner.learn(theirs, now) {
             return Ok(0);
         }
         self.acknowledge(theirs.peer_ack_position, now)
@@ -109,8 +109,10 @@ impl Endpoint {
         self.empty_since.map(|since| since + REST_AFTER)
     }
 
-    /// Of a stream without an id nothing can be reported.
+    /// Of a stream without an id nothing can be reported. To a partner that may have only a legacy relay between us, what was said is
+    /// said again, by which it knows us ([`Endpoint::doubt_fin`]).
     fn report_at(&self) -> Option<Duration> {
-        self.schedule.due_at().filter(|_| self.stream_id.is_recorded())
+        let repeat = || self.schedule.repeat_at().filter(|_| self.peer == PeerKind::Legacy);
+        self.schedule.due_at().or_else(repeat).filter(|_| self.stream_id.is_recorded())
     }
 }

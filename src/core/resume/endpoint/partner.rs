@@ -1,12 +1,27 @@
 //! What the partner has said so far.
 
+use std::time::Duration;
+
+use super::REPEATS;
 use crate::core::resume::Fields;
 
 /// The latest word of the partner; nothing it says takes an earlier word back.
 #[derive(Debug, Default)]
 pub(super) struct Partner {
     latest: Option<Fields>,
+    /// When it came.
+    heard_at: Duration,
     checkpoints: Checkpoints,
+    repeats: Repeats,
+}
+
+/// How often the partner has said the same on one path, for nothing that changed.
+#[derive(Debug, Default)]
+struct Repeats {
+    last: Option<Fields>,
+    times: u8,
+    /// As often as only an agent of this project does.
+    enough: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +33,7 @@ enum Checkpoints {
 
 impl Partner {
     /// Takes the word in, unless it is older than the latest. Returns whether it was taken.
-    pub(super) fn learn(&mut self, said: &Fields) -> bool {
+    pub(super) fn learn(&mut self, said: &Fields, now: Duration) -> bool {
         let mut merged = *said;
         if let Some(latest) = &self.latest {
             if said.my_position < latest.my_position || said.peer_ack_position < latest.peer_ack_position {
@@ -29,11 +44,31 @@ impl Partner {
             merged.fin_consumed |= latest.fin_consumed;
         }
         self.latest = Some(merged);
+        self.heard_at = now;
         true
     }
 
-    pub(super) fn heard_checkpoint(&mut self) {
+    pub(super) fn heard_checkpoint(&mut self, said: &Fields) {
         self.checkpoints = Checkpoints::Heard;
+        let repeats = &mut self.repeats;
+        repeats.times = if repeats.last == Some(*said) { repeats.times.saturating_add(1) } else { 0 };
+        repeats.last = Some(*said);
+        repeats.enough |= repeats.times >= REPEATS;
+    }
+
+    /// On a new path it may say anew what it has said on an earlier one.
+    pub(super) fn on_new_path(&mut self) {
+        self.repeats.last = None;
+    }
+
+    /// Whether it is known to report that it ends, changed or not.
+    pub(super) fn reports_ends(&self) -> bool {
+        self.repeats.enough
+    }
+
+    /// When the latest word came that was not older than what was known.
+    pub(super) fn heard_at(&self) -> Duration {
+        self.heard_at
     }
 
     pub(super) fn sends_checkpoints(&self) -> bool {

@@ -48,7 +48,9 @@ impl Endpoint {
             return Err(ResumeError::PartnerBehind { said, consumed });
         }
         self.acknowledge(ack, now)?;
-        self.partner.learn(theirs);
+        self.partner.learn(theirs, now);
+        self.partner.on_new_path();
+        self.schedule.repeat_anew();
         self.path = Path::Live;
         self.epoch = self.epoch.next();
         self.handed = ack;

@@ -1,5 +1,6 @@
 //! An endpoint at the edges: what counts, what is refused, and when what is due. Long random lives are the model's.
 
+mod doubt;
 mod rate;
 
 use super::*;
@@ -114,7 +115,7 @@ fn an_old_checkpoint_takes_nothing_back() {
     for old in [said(40, 70), said(60, 50), said(50, 60), said(0, 0)] {
         assert_eq!(endpoint.on_checkpoint(&old, at(0)), Ok(0), "{old:?}");
     }
-    assert_eq!((endpoint.partner_position(), endpoint.fields().my_position), (Some(50), 100));
+    assert_eq!((endpoint.partner.position(), endpoint.fields().my_position), (Some(50), 100));
 }
 
 #[test]
@@ -301,7 +302,9 @@ fn a_frozen_stream_tells_nothing() {
 fn the_ring_of_a_peer_that_sends_no_checkpoints_is_given_up_2_s_after_it_filled() {
     let mut endpoint = legacy();
     write(&mut endpoint, Epoch::FIRST, RING);
-    assert!(endpoint.checkpoint(at(200)).is_some());
+    for ms in [200, 300, 400] {
+        assert!(endpoint.checkpoint(at(ms)).is_some());
+    }
     assert_eq!(endpoint.room(at(300)), 0);
     assert_eq!(endpoint.room(at(1000)), 0);
     assert_eq!((endpoint.tick(at(2299)), endpoint.wake_at()), (None, Some(at(2300))));
