@@ -8,6 +8,12 @@
 //! - one whole STREAM_REJECT, then FIN, and no STREAM_READY within [`READY_GRACE`] after it: a refusal. (QUIC gives no order
 //!   between the control stream and this one.)
 //! - what may become a refusal but comes no further for [`PROGRESS`] is the provider's: a relay writes a refusal in one piece.
+//! - a FIN before the first byte, and no STREAM_READY within [`READY_GRACE`] after it: the stream was never open. So ends a stream
+//!   whose provider closed without an answer (wire.md §10). So ends, too, one between two legacy relays, which tell of no STREAM_READY,
+//!   whose provider has accepted and had nothing to say. Nothing tells the two apart but time: none is still being opened after
+//!   [`OPENED_WITHIN`] (wire.md §4: one total deadline). Before, the client is told that it failed: the other way round it would
+//!   take what nobody has received for received.
+//! - a FIN in the middle of what can only be a refusal, likewise.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,6 +31,8 @@ use crate::net::stream::{End, Read, RecvHalf};
 pub const READY_GRACE: Duration = Duration::from_millis(250);
 /// How long the rest of what may be a refusal is waited for.
 pub const PROGRESS: Duration = Duration::from_secs(2);
+/// A legacy relay has opened a stream, or refused it, within this time.
+pub const OPENED_WITHIN: Duration = Duration::from_secs(15);
 /// Read at once; a refusal is far shorter.
 const STEP: usize = 1024;
 
@@ -45,6 +53,8 @@ pub enum Judged {
         /// The relay's words.
         reason: String,
     },
+    /// The relay ended the stream before it was open.
+    Unanswered,
     /// The relay wants the stream to run over the forward plane.
     Forward,
 }
@@ -84,6 +94,7 @@ fn looks(bytes: &[u8]) -> Looks {
 pub async fn judge(mut recv: RecvHalf, word: &mut Word) -> Judged {
     let mut head = BytesMut::new();
     let mut stuck_at = None;
+    let opening = Instant::now();
     loop {
         let mut step = [0; STEP];
         // While nothing was read, nothing is held back.
@@ -93,7 +104,7 @@ pub async fn judge(mut recv: RecvHalf, word: &mut Word) -> Judged {
             signal = word.signal() => return on_signal(signal, head, recv),
             read = recv.read(&mut step) => match read {
                 Read::Data(len) => head.extend_from_slice(&step[..len]),
-                Read::End(End::Fin) => return on_fin(head, recv, word).await,
+                Read::End(End::Fin) => return on_fin(head, recv, word, opening.elapsed()).await,
                 Read::End(_) => return raw(head, recv),
             },
             () = stuck => return raw(head, recv),
@@ -107,12 +118,25 @@ pub async fn judge(mut recv: RecvHalf, word: &mut Word) -> Judged {
     }
 }
 
-async fn on_fin(head: BytesMut, recv: RecvHalf, word: &mut Word) -> Judged {
-    let Looks::Reject(code, reason) = looks(&head) else { return raw(head, recv) };
+async fn on_fin(head: BytesMut, recv: RecvHalf, word: &mut Word, since_open: Duration) -> Judged {
+    let unless_ready = match looks(&head) {
+        Looks::Reject(code, reason) => Judged::Rejected { code, reason },
+        Looks::Unfinished if is_unanswered(&head, since_open) => Judged::Unanswered,
+        Looks::Unfinished | Looks::Raw => return raw(head, recv),
+    };
     let signal = pin!(word.signal());
     match tokio::time::timeout(READY_GRACE, signal).await {
         Ok(signal) => on_signal(signal, head, recv),
-        Err(_elapsed) => Judged::Rejected { code, reason },
+        Err(_elapsed) => unless_ready,
+    }
+}
+
+/// Whether a FIN behind `head`, which is not more than the start of a STREAM_REJECT, is no provider's end. One byte is no more likely the start of a frame
+/// that was written in one piece than a provider's only byte.
+fn is_unanswered(head: &[u8], since_open: Duration) -> bool {
+    match head.len() {
+        0 => since_open < OPENED_WITHIN,
+        len => len > 1,
     }
 }
 
@@ -144,6 +168,14 @@ mod tests {
             assert_eq!(looks(&reject[..len]), Looks::Unfinished, "{len}");
         }
         assert_eq!(looks(&reject), Looks::Reject(404, "none".into()));
+    }
+
+    #[test]
+    fn an_end_before_the_first_byte_is_an_answer_only_when_the_open_is_long_over() {
+        let late = OPENED_WITHIN;
+        let soon = late - Duration::from_millis(1);
+        assert!(is_unanswered(b"", soon) && !is_unanswered(b"", late));
+        assert!(!is_unanswered(b" ", soon) && is_unanswered(b" \x13", late));
     }
 
     #[test]

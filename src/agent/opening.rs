@@ -48,6 +48,9 @@ pub enum Refused {
     /// The relay cut the stream before it was open.
     #[error("reset by the relay with {0}")]
     Reset(ResetCode),
+    /// The relay ended the stream, and had not said that it was open.
+    #[error("ended by the relay before it was open")]
+    Unanswered,
     /// ALLOC_GRANTED.
     #[error("the rules ask for the forward plane, which this agent does not speak")]
     Forward,

@@ -178,6 +178,7 @@ impl Receiving {
                 if head.is_empty() { Next::On } else { self.on_data(head).await }
             }
             Judged::Rejected { code, reason } => self.refused(&Refused::Rejected { code, reason }),
+            Judged::Unanswered => self.refused(&Refused::Unanswered),
             Judged::Forward => self.refused(&Refused::Forward),
         }
     }

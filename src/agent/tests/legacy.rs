@@ -151,7 +151,45 @@ async fn ready_makes_what_looks_like_a_reject_the_providers_before_and_after_it(
 }
 
 #[tokio::test]
-async fn the_start_of_a_reject_that_is_cut_is_delivered_and_then_cut() {
+async fn a_stream_that_ends_before_a_byte_is_an_end_only_if_it_was_open() {
+    let (_deployment, agent, mut peer) = scene().await;
+    // What a provider leaves that closes without an answer.
+    let mut local = connect(&agent, "far").await;
+    let (mut stream, _open) = peer.accept_open().await;
+    stream.send.finish().unwrap();
+    assert_eq!(expect_rst(&mut local).await, b"");
+    // STREAM_READY may come behind the FIN.
+    for ready_first in [true, false] {
+        let mut local = connect(&agent, "far").await;
+        let (mut stream, open) = peer.accept_open().await;
+        if ready_first {
+            peer.ready(open.stream_id).await;
+        }
+        stream.send.finish().unwrap();
+        if !ready_first {
+            peer.ready(open.stream_id).await;
+        }
+        assert_eq!(expect_fin(&mut local).await, b"", "ready first: {ready_first}");
+    }
+    agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn half_a_reject_and_then_fin_is_no_answer() {
+    let (_deployment, agent, peer) = scene().await;
+    let whole = reject(404, "no provider", 0).encode();
+    for len in [2, whole.len() - 1] {
+        let mut local = connect(&agent, "far").await;
+        let (mut stream, _open) = peer.accept_open().await;
+        stream.send.write_all(&whole[..len]).await.unwrap();
+        stream.send.finish().unwrap();
+        assert_eq!(expect_rst(&mut local).await, b"", "{len} bytes of it");
+    }
+    agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_byte_that_may_be_the_start_of_a_reject_is_delivered_with_its_end() {
     let (_deployment, agent, peer) = scene().await;
     let mut local = connect(&agent, "far").await;
     let (mut stream, _open) = peer.accept_open().await;
