@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod connection_ids;
+pub mod descriptors;
 pub mod framed;
 #[cfg(test)]
 pub(crate) mod harness;

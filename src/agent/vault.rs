@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use self::draining::Draining;
+use self::names::Names;
 use self::routes::Routes;
 use self::session::{Session, Target};
 use super::credentials::Credentials;
@@ -21,9 +22,12 @@ use crate::core::ids::StreamId;
 use crate::core::reject::ResetCode;
 use crate::core::resume::finished::{Finished, FinishedStreams};
 use crate::core::ring::{Allowance, Ring, RingLimits};
+use crate::net::descriptors;
 use crate::throttle::Throttle;
 
 pub mod draining;
+pub mod names;
+mod places;
 pub mod registrations;
 pub mod routes;
 pub mod session;
@@ -55,6 +59,8 @@ pub struct AgentVault {
     pub endpoint: quinn::Endpoint,
     /// With what relays are dialled.
     pub credentials: Credentials,
+    /// What the names of relays stood for.
+    pub names: Names,
     /// One for each `consume`.
     pub offers: Vec<Arc<Offer>>,
     /// The ids of the streams that live here.
@@ -65,6 +71,7 @@ pub struct AgentVault {
     finished: Mutex<FinishedStreams>,
     live: watch::Sender<usize>,
     places: Arc<Semaphore>,
+    places_most: usize,
     full: Throttle,
     session: watch::Sender<Option<Arc<Session>>>,
     /// Those whose relays drain, the last to be told so last.
@@ -85,8 +92,10 @@ impl AgentVault {
         endpoint: quinn::Endpoint,
         offers: Vec<Arc<Offer>>,
     ) -> Self {
+        let places_most = places::most(config.limits.streams, descriptors::limit(), offers.len());
         Self {
-            places: Arc::new(Semaphore::new(config.limits.streams)),
+            places: Arc::new(Semaphore::new(places_most)),
+            places_most,
             clock: Instant::now(),
             allowance: Allowance::new(config.limits.rings),
             finished: Mutex::new(FinishedStreams::new(FINISHED)),
@@ -101,6 +110,7 @@ impl AgentVault {
             leaving: Mutex::default(),
             draining: Mutex::default(),
             rtts: Mutex::default(),
+            names: Names::default(),
             sessions: AtomicU64::new(0),
             streams: AtomicU64::new(0),
         }
@@ -303,7 +313,7 @@ impl AgentVault {
         if place.is_none()
             && let Some(unsaid) = self.full.due()
         {
-            let limit = self.config.limits.streams;
+            let limit = self.places_most;
             tracing::warn!(limit, refused_before = unsaid, "too many streams: connection is reset");
         }
         place

@@ -10,6 +10,7 @@ use crate::config::Problems;
 use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::config::layers::Overlay;
 use crate::config::types::LogFormat;
+use crate::net::descriptors;
 use crate::telemetry;
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -94,6 +95,7 @@ fn table<const N: usize>(entries: [(&str, &str); N]) -> toml::Value {
 pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let config = args.load()?;
     telemetry::init(&config.log)?;
+    descriptors::raise();
     let mut signals = StopSignals::new()?;
     if let Some(socket) = &config.admin.socket {
         server::check_free(socket)?;

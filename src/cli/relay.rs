@@ -16,6 +16,7 @@ use crate::config::layers::Overlay;
 use crate::config::relay::RelayConfig;
 use crate::config::types::LogFormat;
 use crate::directory::embedded::Embedded;
+use crate::net::descriptors;
 use crate::relay::Relay;
 use crate::relay::watch_files::Files;
 use crate::telemetry::{self, LogFilter};
@@ -113,6 +114,9 @@ impl RelayArgs {
     }
 }
 
+/// Files that a relay has open at most, its clients of HTTP and of the admin socket included. Agents need none.
+const FILES: usize = 128;
+
 /// Runs the relay.
 ///
 /// # Errors
@@ -121,6 +125,14 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let mut file = args.watched();
     let config = args.load()?;
     let log = telemetry::init(&config.log)?;
+    descriptors::raise();
+    if descriptors::limit() < FILES {
+        tracing::warn!(
+            open_files = descriptors::limit(),
+            needed = FILES,
+            "few files may be open (ulimit -n, LimitNOFILE)"
+        );
+    }
     let mut signals = StopSignals::new()?;
     let mut reload = stop::reload_signal()?;
     if let Some(socket) = &config.admin.socket {

@@ -88,7 +88,7 @@ pub struct Admin {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Streams that may live at once, local clients and exposed services together.
+    /// Streams that may live at once, local clients and exposed services together; fewer where the limit of open files has no room.
     pub streams: usize,
     /// What each stream may keep of what it has sent until the other agent has it, in bytes.
     #[serde(rename = "ring_min_bytes")]

@@ -12,6 +12,7 @@ mod audit;
 mod bench;
 mod bulk;
 mod deadlines;
+mod descriptors;
 mod docs;
 mod drain;
 mod early_bytes;

@@ -53,14 +53,31 @@ async fn connect(
     address: &HostPort,
     stagger: Duration,
 ) -> Result<quinn::Connection, DialError> {
-    let found = tokio::net::lookup_host(address.as_str()).await;
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|error| DialError::Name(error.to_string()))?.take(ADDRESSES).collect();
-    if addresses.is_empty() {
-        return Err(DialError::Name("it has no address".to_owned()));
-    }
+    let addresses = resolve(vault, address).await?;
     let attempts = (0_u32..).zip(addresses).map(|(nth, addr)| Box::pin(connect_to(vault, client, addr, stagger * nth)));
     select_ok(attempts).await.map(|(connection, _slower)| connection)
+}
+
+/// A lookup needs what may be away just when it is needed most, a name server or a file descriptor: what the name stood for last is
+/// better than nothing.
+async fn resolve(vault: &AgentVault, address: &HostPort) -> Result<Vec<SocketAddr>, DialError> {
+    let why = match tokio::net::lookup_host(address.as_str()).await {
+        Ok(found) => {
+            let addresses: Vec<SocketAddr> = found.take(ADDRESSES).collect();
+            if !addresses.is_empty() {
+                vault.names.remember(address, &addresses);
+                return Ok(addresses);
+            }
+            "it has no address".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let last = vault.names.last(address);
+    if last.is_empty() {
+        return Err(DialError::Name(why));
+    }
+    tracing::warn!(relay = %address, %why, addresses = ?last, "the relay's name is not found: dialling where it was last");
+    Ok(last)
 }
 
 async fn connect_to(
