@@ -14,7 +14,7 @@ use crate::core::frame::Frame;
 use crate::core::ids::StreamId;
 use crate::core::reject::{Reject, RejectCode, ResetCode};
 use crate::net::framed::{read_frame, write_frame};
-use crate::net::local_tcp::{TcpSink, TcpSource, split};
+use crate::net::local_tcp::{TcpSink, TcpSource, split, tune};
 use crate::net::stream::{BiStream, WriteEnd};
 use crate::proto::orp;
 
@@ -101,7 +101,7 @@ async fn connect(vault: &AgentVault, service: &str) -> Result<TcpStream, Reject>
 
 async fn dial(to: &HostPort) -> std::io::Result<TcpStream> {
     let local = TcpStream::connect(to.as_str()).await?;
-    local.set_nodelay(true)?;
+    tune(&local);
     Ok(local)
 }
 

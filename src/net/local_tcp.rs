@@ -29,9 +29,10 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -42,6 +43,21 @@ use crate::net::stream::{End, Read, WriteEnd};
 
 const CUT: End = End::Reset(ResetCode::APPLICATION);
 const STOPPED: WriteEnd = WriteEnd::Stopped(ResetCode::APPLICATION);
+
+/// How long nothing may come of a local peer before it is asked whether it is there; how often it is asked again; and how often in vain
+/// before it is taken for gone. A peer that lost its power, or whose way was cut, would otherwise keep its stream for ever.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
+
+/// Sets what a local connection needs, whoever connected: what is written leaves at once, and a peer that is gone is noticed.
+pub fn tune(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE) {
+        tracing::debug!(%error, "SO_KEEPALIVE");
+    }
+}
 
 /// Splits a connection into its two directions. The source must be read or dropped, the sink finished or dropped.
 #[must_use]

@@ -16,6 +16,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::agent::streams::StreamsHandle;
 use crate::agent::vault::{AgentVault, Offer};
+use crate::net::local_tcp;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::throttle::Throttle;
@@ -88,13 +89,11 @@ async fn accept(args: ListenerArgs) -> Infallible {
                 continue;
             }
         };
-        if let Err(error) = local.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
+        local_tcp::tune(&local);
         match args.vault.place() {
             Some(place) => args.streams.consume(&args.vault, &args.offer, local, place),
             // Split and dropped: reset, not closed.
-            None => drop(crate::net::local_tcp::split(local)),
+            None => drop(local_tcp::split(local)),
         }
     }
 }

@@ -298,3 +298,14 @@ async fn a_socket_whose_pumps_are_killed_closes_with_a_reset() {
     assert_eq!(application_reads(&mut left).await.1, RST);
     assert!(matches!(read_all(&mut far.recv).await.1, End::Reset(_)));
 }
+
+#[tokio::test]
+async fn a_peer_that_has_vanished_is_noticed_within_two_minutes() {
+    let (_application, ours) = connection().await;
+    let socket = SockRef::from(&ours);
+    assert!(!socket.keepalive().unwrap());
+    tune(&ours);
+    assert!(socket.keepalive().unwrap() && ours.nodelay().unwrap());
+    let asked = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+    assert_eq!(socket.tcp_keepalive_time().unwrap() + asked, Duration::from_secs(120));
+}
