@@ -74,8 +74,7 @@ pub fn first(
 /// STREAM_READY for `to`: what the agent at the other end named, and the ticket, each only to an agent that asked (wire.md §9).
 #[must_use]
 pub fn ready(id: StreamId, to: &AgentConnection, other_end: &AgentConnection, ticket: Option<&[u8]>) -> Frame {
-    let peer_capabilities =
-        if to.names(Capability::PeerCaps) { other_end.accepted().unwrap_or_default().names() } else { Vec::new() };
+    let peer_capabilities = if to.names(Capability::PeerCaps) { other_end.named() } else { Vec::new() };
     let ticket = ticket.filter(|_| to.names(Capability::ResumeTicket)).unwrap_or_default().to_vec();
     Frame::StreamReady(orp::StreamReady { stream_id: id.0, ticket, peer_capabilities })
 }

@@ -31,6 +31,11 @@ use crate::net::receive_window::ReceiveWindow;
 use crate::net::stream_limit::StreamLimit;
 use crate::supervise::node::Node;
 
+/// So many names are kept that an agent named and this program does not know.
+const OTHERS: usize = 16;
+/// None that is longer.
+const OTHER_MAX_BYTES: usize = 64;
+
 /// The two ends of a control stream (QUIC stream 0).
 #[derive(Debug)]
 pub struct Control {
@@ -47,6 +52,35 @@ pub struct Registration {
     pub order: u64,
     /// What the agent says it dials; informational.
     pub local_addr: String,
+}
+
+/// What an agent named in its HELLO.
+#[derive(Debug, Default)]
+pub struct Named {
+    known: Capabilities,
+    /// Rare, and no more than a bounded number of bounded names: they go out with each STREAM_READY.
+    others: Box<[Box<str>]>,
+}
+
+impl Named {
+    /// The names of a HELLO. Of those that this program does not know, 16 are kept, and none that is longer than 64 bytes.
+    #[must_use]
+    pub fn new(names: &[String]) -> Self {
+        let is_other = |name: &&String| Capability::from_name(name).is_none() && name.len() <= OTHER_MAX_BYTES;
+        let others = names.iter().filter(is_other).take(OTHERS).map(|name| name.as_str().into()).collect();
+        Self { known: Capabilities::from_names(names), others }
+    }
+
+    /// Those that this program knows.
+    #[must_use]
+    pub fn known(&self) -> Capabilities {
+        self.known
+    }
+
+    fn names(&self) -> Vec<String> {
+        let others = self.others.iter().map(|name| name.to_string());
+        self.known.names().into_iter().chain(others).collect()
+    }
 }
 
 /// One agent's connection.
@@ -78,6 +112,7 @@ pub struct AgentConnection {
     audit: Arc<AuditQueue>,
     control: OnceLock<Control>,
     accepted: watch::Sender<Option<Capabilities>>,
+    named: OnceLock<Named>,
     services: Mutex<BTreeMap<ServiceName, Registration>>,
     half_open: Mutex<Option<Place>>,
     /// Two may find a reason at once.
@@ -123,8 +158,15 @@ impl AgentConnection {
         if self.names(Capability::ResumeCode) { CodeAgreement::Both } else { CodeAgreement::None }
     }
 
-    /// HELLO was answered with these features.
-    pub fn greeted(&self, accepted: Capabilities) {
+    /// What the agent named in its HELLO, whether this relay knows it or not: for the agent at a stream's other end (wire.md §9).
+    #[must_use]
+    pub fn named(&self) -> Vec<String> {
+        self.named.get().map(Named::names).unwrap_or_default()
+    }
+
+    /// HELLO named this, and was answered with these features. A second HELLO, which is refused, changes nothing of the former.
+    pub fn greeted(&self, named: Named, accepted: Capabilities) {
+        self.named.get_or_init(|| named);
         self.accepted.send_replace(Some(accepted));
         drop(self.half_open.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -306,6 +348,7 @@ impl Connections {
             audit: Arc::clone(&self.audit),
             control: OnceLock::new(),
             accepted: watch::Sender::new(None),
+            named: OnceLock::new(),
             services: Mutex::default(),
             routes: Routes::default(),
             parked: Places::default(),

@@ -51,6 +51,48 @@ async fn what_the_other_end_named_is_told_to_an_agent_that_named_peer_caps_only(
     assert_eq!(provider.hear().await, Frame::StreamReady(orp::StreamReady { stream_id: 5, ..Default::default() }));
 }
 
+/// This relay need not know it, nor do it itself.
+#[tokio::test]
+async fn all_that_an_agent_named_is_told_to_the_other_end() {
+    let named = ["peer-caps", "datagrams", "x-new"];
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &named).await;
+    provider.register("svc").await;
+    let mut consumer = deployment.peer(&relay, 2, &named).await;
+    assert_eq!(consumer.features, ["peer-caps"]);
+    let _pair = pair(&consumer, &provider, 5).await;
+    for peer in [&mut consumer, &mut provider] {
+        let Frame::StreamReady(ready) = peer.hear().await else { panic!("not STREAM_READY") };
+        assert_eq!(ready.peer_capabilities, named);
+    }
+}
+
+#[tokio::test]
+async fn names_beyond_all_reason_are_not_passed_on() {
+    let unknown: Vec<_> = (0..100).map(|n| format!("x-{n}")).chain(["y".repeat(65)]).collect();
+    let named: Vec<_> = unknown.iter().rev().map(String::as_str).collect();
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &named).await;
+    provider.register("svc").await;
+    let mut consumer = deployment.peer(&relay, 2, &["peer-caps"]).await;
+    let _pair = pair(&consumer, &provider, 5).await;
+    let Frame::StreamReady(ready) = consumer.hear().await else { panic!("not STREAM_READY") };
+    assert_eq!((ready.peer_capabilities.len(), ready.peer_capabilities[0].as_str()), (16, "x-99"));
+}
+
+#[tokio::test]
+async fn a_local_addr_of_any_length_is_no_reason_to_refuse_a_service() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let mut provider = deployment.peer(&relay, 1, &[]).await;
+    // Cut at 262 bytes it would end in the middle of a character.
+    let local_addr = format!("x{}", "é".repeat(200));
+    provider.say(&Frame::Register(orp::Register { service_name: "svc".to_owned(), local_addr })).await;
+    assert!(matches!(provider.hear().await, Frame::RegisterAck(_)));
+}
+
 #[tokio::test]
 async fn a_service_that_was_deregistered_is_no_longer_found() {
     let deployment = Deployment::new();

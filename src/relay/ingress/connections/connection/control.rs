@@ -29,7 +29,7 @@ use crate::relay::resume::{self, ResumeHandle};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
 use crate::vault::Vault;
-use crate::vault::connections::AgentConnection;
+use crate::vault::connections::{AgentConnection, Named};
 
 /// What this relay does of wire.md §9; HELLO_ACK names those of them that the agent named.
 const SUPPORTED: [Capability; 9] = [
@@ -43,7 +43,7 @@ const SUPPORTED: [Capability; 9] = [
     Capability::PeerCaps,
     Capability::Deregister,
 ];
-/// The longest `local_addr` that is kept: a host name and a port.
+/// As much of a `local_addr` is kept: a host name and a port.
 const LOCAL_ADDR_MAX_BYTES: usize = 262;
 /// The only protocol version (wire.md §2, HELLO).
 const PROTOCOL_VERSION: &str = "orp/1";
@@ -137,14 +137,14 @@ impl ControlState {
     async fn on_frame(&mut self, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Violation> {
         let answer = match reader.peek() {
             Some(Ok(Frame::Hello(hello))) => {
-                let (features, answer) = self.on_hello(&hello)?;
+                let (named, accepted, answer) = self.on_hello(&hello)?;
                 if self.is_one_too_many() {
                     reader.consume();
                     return Ok(());
                 }
                 self.args.connection.answer_control(&answer);
                 // Only now: nothing unsolicited may come before the answer.
-                self.args.connection.greeted(features);
+                self.args.connection.greeted(named, accepted);
                 self.args.vault.drain.tell(&self.args.connection);
                 None
             }
@@ -218,7 +218,7 @@ impl ControlState {
         })
     }
 
-    fn on_hello(&self, hello: &orp::Hello) -> Result<(Capabilities, Frame), Violation> {
+    fn on_hello(&self, hello: &orp::Hello) -> Result<(Named, Capabilities, Frame), Violation> {
         let connection = &self.args.connection;
         if connection.accepted().is_some() {
             return Err(Violation("HELLO was sent already".to_owned()));
@@ -236,8 +236,8 @@ impl ControlState {
         }
         let mut supported = Capabilities::default();
         SUPPORTED.into_iter().for_each(|capability| supported.insert(capability));
-        let named = Capabilities::from_names(hello.capabilities.iter().map(String::as_str));
-        let accepted = named.intersection(supported);
+        let named = Named::new(&hello.capabilities);
+        let accepted = named.known().intersection(supported);
         tracing::info!(
             agent = %connection.agent,
             generation = %connection.generation,
@@ -250,18 +250,16 @@ impl ControlState {
             server_time_unix_ms: now_unix_ms(),
             accepted_features: accepted.names(),
         });
-        Ok((accepted, answer))
+        Ok((named, accepted, answer))
     }
 
     async fn on_register(&self, register: orp::Register) -> Frame {
         let agent = &self.args.connection.agent;
         let outcome = match register.service_name.parse::<ServiceName>() {
-            Ok(_) if register.local_addr.len() > LOCAL_ADDR_MAX_BYTES => {
-                let reason = format!("local_addr is longer than {LOCAL_ADDR_MAX_BYTES} bytes");
-                Err(Reject::new(RejectCode::BadRequest, reason))
-            }
             Ok(service) => {
-                let answer = self.args.registry.register(&self.args.connection, &service, &register.local_addr).await;
+                // Informational (wire.md §2): nothing to refuse a service for.
+                let local_addr = &register.local_addr[..register.local_addr.floor_char_boundary(LOCAL_ADDR_MAX_BYTES)];
+                let answer = self.args.registry.register(&self.args.connection, &service, local_addr).await;
                 answer.unwrap_or_else(|error| Err(unavailable(&error)))
             }
             Err(error) => Err(Reject::new(RejectCode::BadRequest, error.to_string())),
