@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use self::text::Align::{Left, Right};
 use self::text::{Cell, Colour, Style, coloured, duration, instant, or_dash, shown, size, table};
-use super::protocol::{AgentRow, PolicyReport, RuleRow, ServiceRow, StreamRow};
+use super::protocol::{AgentRow, AgentStreamRow, PolicyReport, RuleRow, ServiceRow, StreamRow};
 use crate::core::policy::Effect;
 use crate::supervise::node::Status;
 use crate::supervise::recorder::Recorded;
@@ -154,7 +154,7 @@ pub fn agents(agents: &[AgentRow], now_ms: u64, style: Style) -> String {
     table(&columns, agents.iter().map(row).collect(), style)
 }
 
-/// Live streams.
+/// Live streams of a relay.
 #[must_use]
 pub fn streams(streams: &[StreamRow], now_ms: u64, style: Style) -> String {
     let columns = [
@@ -183,6 +183,43 @@ pub fn streams(streams: &[StreamRow], now_ms: u64, style: Style) -> String {
             stream.relay_mode.name().into(),
             shown(&stream.consumer).into(),
             shown(&stream.provider).into(),
+        ]
+    };
+    table(&columns, streams.iter().map(row).collect(), style)
+}
+
+/// Live streams of an agent.
+#[must_use]
+pub fn agent_streams(streams: &[AgentStreamRow], now_ms: u64, style: Style) -> String {
+    let columns = [
+        ("STREAM", Right),
+        ("ACTOR", Right),
+        ("ROLE", Left),
+        ("SERVICE", Left),
+        ("METHOD", Left),
+        ("PHASE", Left),
+        ("UP", Right),
+        ("TO RELAY", Right),
+        ("FROM RELAY", Right),
+        ("RESUMED", Right),
+        ("RELAY", Left),
+        ("CONSUMER", Left),
+    ];
+    let row = |stream: &AgentStreamRow| -> Vec<Cell> {
+        let phase = if stream.phase == "live" && !stream.resumable { "live, not resumable" } else { &stream.phase };
+        vec![
+            stream.id.to_string().into(),
+            stream.actor.to_string().into(),
+            stream.role.name().into(),
+            or_dash(&stream.service).into(),
+            or_dash(&stream.method).into(),
+            shown(phase).into(),
+            duration(now_ms.saturating_sub(stream.opened_at)).into(),
+            size(stream.bytes_to_relay).into(),
+            size(stream.bytes_from_relay).into(),
+            stream.resumed.to_string().into(),
+            or_dash(stream.relay.as_deref().unwrap_or_default()).into(),
+            or_dash(stream.consumer.as_deref().unwrap_or_default()).into(),
         ]
     };
     table(&columns, streams.iter().map(row).collect(), style)
@@ -363,7 +400,7 @@ relay:r1            1  running     4s         0        0     -
     #[test]
     fn the_lists_show_what_stands_out() {
         let stream = StreamRow {
-            id: 42,
+            id: crate::core::ids::StreamId(42),
             actor: 17,
             consumer: "outrelay://acme/agent/a".into(),
             provider: "outrelay://acme/agent/b".into(),

@@ -11,7 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
+use crate::agent::stream_facts::Role;
 use crate::config::types::HostPort;
+use crate::core::ids::StreamId;
 use crate::core::policy::{Effect, P2pMode, RelayMode, Rule};
 
 /// Where `outrelay admin` looks for a relay.
@@ -29,7 +31,7 @@ pub enum Request {
     Tree,
     /// Connected agents, as [`AgentRow`]s.
     Agents,
-    /// Live streams, as [`StreamRow`]s.
+    /// Live streams, as [`StreamRow`]s of a relay, or as [`AgentStreamRow`]s of an agent.
     Streams,
     /// Registered services, as [`ServiceRow`]s.
     Services,
@@ -172,11 +174,11 @@ pub struct AgentRow {
     pub streams: u64,
 }
 
-/// A live stream.
+/// A live stream of a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamRow {
     /// The consumer's number for it; 0 is "not resumable".
-    pub id: u64,
+    pub id: StreamId,
     /// The actor that carries it, as an id of the tree.
     pub actor: u64,
     /// Who opened it.
@@ -197,6 +199,47 @@ pub struct StreamRow {
     pub bytes_to_provider: u64,
     /// Bytes passed from provider to consumer.
     pub bytes_to_consumer: u64,
+}
+
+/// A live stream of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStreamRow {
+    /// The consumer's number for it; 0 until it is asked for.
+    pub id: StreamId,
+    /// The actor that carries it, as an id of the tree.
+    pub actor: u64,
+    /// Which end of it this agent is.
+    pub role: Role,
+    /// What was asked for.
+    pub service: String,
+    /// With which method; may be empty.
+    pub method: String,
+    /// Who opened it, where that is another agent.
+    pub consumer: Option<String>,
+    /// The relay of its path; none before it has one.
+    pub relay: Option<String>,
+    /// `opening`, `live`, `resuming`, `closing`, `finished` or `lost`.
+    pub phase: String,
+    /// Whether it would outlive its path.
+    pub resumable: bool,
+    /// How often it has gone on on a new path.
+    pub resumed: u64,
+    /// Since when, in milliseconds since 1970.
+    pub opened_at: u64,
+    /// Bytes taken from the local socket.
+    pub bytes_to_relay: u64,
+    /// Bytes taken from the other agent.
+    pub bytes_from_relay: u64,
+}
+
+/// Live streams of whoever answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StreamRows {
+    /// A relay's; and none of either.
+    Relay(Vec<StreamRow>),
+    /// An agent's.
+    Agent(Vec<AgentStreamRow>),
 }
 
 /// A registered service.

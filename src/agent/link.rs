@@ -302,7 +302,7 @@ impl LinkState {
             Some(Ok(Frame::Ticket(orp::Ticket { stream_id, ticket }))) => self.keep_ticket(session, stream_id, ticket),
             Some(Ok(Frame::StreamCheckpoint(checkpoint))) => {
                 if !self.args.vault.routes.checkpoint(&Fields::from(&checkpoint)) {
-                    tracing::debug!(stream = checkpoint.stream_id, "checkpoint for no stream of ours");
+                    tracing::debug!(stream = %checkpoint.stream_id, "checkpoint for no stream of ours");
                 }
             }
             Some(Ok(Frame::ResumeWanted(wanted))) if session.features.contains(Capability::ResumeCall) => {
@@ -379,7 +379,7 @@ impl LinkState {
             Signal::Forward => "ALLOC_GRANTED",
         };
         if !self.args.vault.routes.tell(StreamId(stream_id), signal) {
-            tracing::debug!(stream = stream_id, frame = name, "no stream of ours waits for this");
+            tracing::debug!(stream = %stream_id, frame = name, "no stream of ours waits for this");
         }
     }
 }

@@ -1,18 +1,19 @@
 //! What is known of one stream: for the tree, the admin socket, and the line in the log at its end.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::carrying::{Carried, Shown};
+use crate::clock::unix_ms;
 use crate::core::identity::RelayUri;
 use crate::core::ids::{Capabilities, StreamId};
 use crate::proto::orp;
 
 /// Which end of the stream this agent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It opened the stream for a local client.
@@ -24,6 +25,15 @@ pub enum Role {
 impl Role {
     /// Either end.
     pub const BOTH: [Self; 2] = [Self::Consumer, Self::Provider];
+
+    /// `consumer` or `provider`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Provider => "provider",
+        }
+    }
 }
 
 /// See the module's documentation. Readable while the stream's actor hangs.
@@ -40,7 +50,7 @@ pub struct Facts {
 
 #[derive(Debug, Clone, Default, Serialize)]
 struct Learnt {
-    id: u64,
+    id: StreamId,
     service: String,
     method: String,
     consumer: Option<String>,
@@ -60,7 +70,7 @@ impl Facts {
     /// OPEN_STREAM is sent, with this id.
     pub fn opening(&self, id: StreamId, relay: &RelayUri) {
         let mut learnt = self.lock();
-        learnt.id = id.0;
+        learnt.id = id;
         learnt.relay = Some(relay.to_string());
         learnt.opens += 1;
     }
@@ -82,7 +92,7 @@ impl Facts {
     /// INCOMING_STREAM came.
     pub fn asked(&self, incoming: &orp::IncomingStream, relay: &RelayUri) {
         let mut learnt = self.lock();
-        learnt.id = incoming.stream_id;
+        learnt.id = StreamId(incoming.stream_id);
         learnt.service.clone_from(&incoming.target_service);
         learnt.method.clone_from(&incoming.method);
         learnt.consumer = Some(incoming.source_agent_uri.clone());
@@ -92,7 +102,7 @@ impl Facts {
     /// The stream's id as it was sent; 0 before.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        StreamId(self.lock().id)
+        self.lock().id
     }
 
     /// The service's name; empty before a provider was told.
@@ -113,6 +123,7 @@ impl Facts {
             "bytes_to_relay": bytes(|shown| shown.written),
             "bytes_from_relay": bytes(|shown| shown.consumed),
             "carried": shown,
+            "opened_at": unix_ms(SystemTime::now() - self.since.elapsed()),
             "age_ms": u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -13,7 +13,7 @@ use crate::admin::client::Client;
 use crate::admin::draw;
 use crate::admin::draw::text::Style;
 use crate::admin::protocol::{
-    AgentRow, DEFAULT_SOCKET, Draining, PolicyReport, Request, ServiceRow, StreamRow, Struck,
+    AgentRow, DEFAULT_SOCKET, Draining, PolicyReport, Request, ServiceRow, StreamRows, Struck,
 };
 use crate::clock::unix_ms;
 use crate::config::types::HostPort;
@@ -112,7 +112,10 @@ async fn as_text(client: &mut Client, request: &Request) -> Result<String> {
         Request::Tree => draw::tree(&client.data::<Report>(request).await?, now_ms, style),
         Request::Inspect { .. } => draw::inspect(&client.data::<Inspection>(request).await?, now_ms, style),
         Request::Agents => draw::agents(&client.data::<Vec<AgentRow>>(request).await?, now_ms, style),
-        Request::Streams => draw::streams(&client.data::<Vec<StreamRow>>(request).await?, now_ms, style),
+        Request::Streams => match client.data(request).await? {
+            StreamRows::Relay(rows) => draw::streams(&rows, now_ms, style),
+            StreamRows::Agent(rows) => draw::agent_streams(&rows, now_ms, style),
+        },
         Request::Services => draw::services(&client.data::<Vec<ServiceRow>>(request).await?, style),
         Request::Policy => draw::policy(&client.data::<PolicyReport>(request).await?, now_ms, style),
         Request::Kill { .. } => struck("killed", client, request).await?,
@@ -135,9 +138,12 @@ async fn as_json(client: &mut Client, request: &Request) -> Result<String> {
         Request::Policy => object::<PolicyReport>(client, request).await,
         Request::Kill { .. } | Request::Panic { .. } | Request::Hang { .. } => object::<Struck>(client, request).await,
         Request::Drain { .. } => object::<Draining>(client, request).await,
-        Request::Agents => lines::<AgentRow>(client, request).await,
-        Request::Streams => lines::<StreamRow>(client, request).await,
-        Request::Services => lines::<ServiceRow>(client, request).await,
+        Request::Agents => lines(&client.data::<Vec<AgentRow>>(request).await?),
+        Request::Streams => match client.data(request).await? {
+            StreamRows::Relay(rows) => lines(&rows),
+            StreamRows::Agent(rows) => lines(&rows),
+        },
+        Request::Services => lines(&client.data::<Vec<ServiceRow>>(request).await?),
     }
 }
 
@@ -145,8 +151,7 @@ async fn object<T: DeserializeOwned + Serialize>(client: &mut Client, request: &
     Ok(serde_json::to_string(&client.data::<T>(request).await?)?)
 }
 
-async fn lines<T: DeserializeOwned + Serialize>(client: &mut Client, request: &Request) -> Result<String> {
-    let rows = client.data::<Vec<T>>(request).await?;
+fn lines(rows: &[impl Serialize]) -> Result<String> {
     let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(lines.join("\n"))
 }

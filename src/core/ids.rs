@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 const SERVICE_NAME_MAX_BYTES: usize = 255;
 const CALLER_SCHEME: &str = "outrelay:";
 
@@ -94,6 +96,19 @@ impl StreamId {
     #[must_use]
     pub fn is_recorded(self) -> bool {
         self.0 != 0
+    }
+}
+
+/// As a text: not every reader of JSON has 64 bits.
+impl Serialize for StreamId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StreamId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
     }
 }
 

@@ -23,7 +23,7 @@ pub fn told(vault: &Vault, connection: &AgentConnection, asked: &orp::OpenStream
     tracing::info!(
         consumer = %connection.agent,
         service = shortened(&asked.target_service),
-        stream = asked.stream_id,
+        stream = %asked.stream_id,
         %reject,
         "stream refused"
     );

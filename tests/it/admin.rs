@@ -49,7 +49,7 @@ async fn an_operator_sees_agents_services_streams_rules_and_the_tree() {
     assert_eq!((&services[0]["name"], &services[0]["tenant"]), (&"svc".into(), &"acme".into()));
     let streams = json(&socket, &["streams"]).await;
     assert_eq!(streams.len(), 1);
-    assert_eq!((&streams[0]["id"], &streams[0]["bytes_to_provider"]), (&42.into(), &5.into()));
+    assert_eq!((&streams[0]["id"], &streams[0]["bytes_to_provider"]), (&"42".into(), &5.into()));
     assert_eq!(json(&socket, &["policy"]).await.len(), 1);
 
     let tree = json(&socket, &["tree"]).await;

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use outrelay::agent::Agent;
@@ -11,6 +12,7 @@ use outrelay::supervise::fault::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::admin::admin;
 use crate::harness::{Deployment, OPEN_WORLD, agent, eventually, noise, sha256, soon};
 
 /// A local service, and its clients as they come.
@@ -99,6 +101,56 @@ async fn several_services_of_one_agent_are_reached_each_at_its_own_port() {
         served.read_exact(&mut got).await.unwrap();
         assert_eq!(got, name.as_bytes());
     }
+    consumer.shutdown().await;
+    provider.shutdown().await;
+}
+
+/// A number of 64 bits is a text in JSON: not every reader has as many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agents_streams_are_listed_and_named_as_at_the_relay() {
+    let deployment = Deployment::new();
+    let relay = deployment.relay().await;
+    let service = Service::new().await;
+    let provider = provider(&deployment, &[&relay], &[("web", service.addr)]).await;
+    let socket = deployment.dir.path().join("agent.sock");
+    let mut config = config(&deployment, 2, &[&relay]);
+    config.consume = vec!["web=127.0.0.1:0".parse().unwrap()];
+    config.admin.socket = Some(socket.clone());
+    let consumer = started(config).await;
+    assert!(admin(&socket, &["streams"]).await.status.success(), "while there is none");
+    let mut client = connect(&consumer, "web").await;
+    client.write_all(b"hello").await.unwrap();
+    let mut served = service.accept().await;
+    served.read_exact(&mut [0; 5]).await.unwrap();
+
+    let row = async |socket: &Path| {
+        let output = admin(socket, &["streams", "--json"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let here = row(&socket).await;
+    let id = here["id"].as_str().expect("a text").to_owned();
+    assert_eq!(
+        (&here["role"], &here["service"], &here["bytes_to_relay"]),
+        (&"consumer".into(), &"web".into(), &5.into())
+    );
+    assert_eq!(here["relay"], "outrelay://acme/relay/r1");
+    let there = deployment.dir.path().join("r1.sock");
+    assert_eq!(row(&there).await["id"], id);
+    let text = String::from_utf8(admin(&socket, &["streams"]).await.stdout).unwrap();
+    let words: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((words[0], &words[2..4]), (id.as_str(), &["consumer", "web"][..]), "{text}");
+    assert!(text.contains("5 B") && text.contains("outrelay://acme/relay/r1"), "{text}");
+    // What is printed is taken.
+    let splice = format!("splice:{id}");
+    let splice = admin(&there, &["inspect", &splice, "--json"]).await;
+    let splice: serde_json::Value = serde_json::from_slice(&splice.stdout).unwrap();
+    assert_eq!(splice["detail"]["id"], id);
+    let one = admin(&socket, &["inspect", &here["actor"].to_string(), "--json"]).await;
+    let one: serde_json::Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(one["detail"]["stream"]["id"], id);
     consumer.shutdown().await;
     provider.shutdown().await;
 }

@@ -49,6 +49,9 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
     }
     let twice = log.lines().find(|line| line.matches("\"target\":").count() > 1);
     assert_eq!(twice, None, "a field of the line hides the module");
+    for line in lines.iter().filter(|line| line.get("stream").is_some()) {
+        assert!(line["stream"].is_string(), "not every reader of JSON has 64 bits: {line}");
+    }
     let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
     let mut streams: Vec<_> = of("stream ended").iter().map(|line| line["stream"].to_string()).collect();
     streams.sort();

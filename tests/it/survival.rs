@@ -103,7 +103,7 @@ impl World {
     async fn only_stream(&self) -> u64 {
         let found = streams(&self.ends.consumer);
         assert_eq!(found.len(), 1);
-        found[0]["stream"]["id"].as_u64().unwrap()
+        found[0]["stream"]["id"].as_str().unwrap().parse().unwrap()
     }
 
     /// Waits until a half waits at the relay.

@@ -52,7 +52,7 @@ async fn the_admin_socket_shows_and_strikes_only_when_it_may() {
         let tree = ask(&mut admin, json!({ "cmd": "tree" })).await;
         assert_eq!(serde_json::from_value::<Report>(tree["data"].clone()).unwrap().kind, "agent");
         let streams = ask(&mut admin, json!({ "cmd": "streams" })).await;
-        assert_eq!(streams["data"][0]["stream"]["id"], open.stream_id);
+        assert_eq!(streams["data"][0]["id"], open.stream_id.to_string());
         let agents = ask(&mut admin, json!({ "cmd": "agents" })).await;
         assert_eq!(agents["ok"], false);
         let kill = ask(&mut admin, json!({ "cmd": "kill", "actor": "listener" })).await;

@@ -80,7 +80,7 @@ async fn a_lost_connection_is_followed_by_a_resume_that_resends_exactly_what_is_
     assert_eq!(soon(stream.recv.read_to_end(100)).await.unwrap(), b"456789");
     assert_eq!(expect_fin(&mut local).await, b"fg");
     let shown = scene.stream();
-    assert_eq!((&shown["role"], &shown["stream"]["id"]), (&"consumer".into(), &id.into()));
+    assert_eq!((&shown["role"], &shown["stream"]["id"]), (&"consumer".into(), &id.to_string().into()));
     let carried = &shown["carried"];
     assert_eq!((&carried["phase"], &carried["peer"]), (&"closing".into(), &"fin-state".into()));
     assert_eq!(carried["relay"], "outrelay://test/relay/r1");

@@ -176,7 +176,7 @@ impl Actor for Splice {
         SpliceArgs { slot, pair }: SpliceArgs,
     ) -> Result<SpliceState, ActorProcessingErr> {
         let about = StreamRow {
-            id: pair.stream_id.0,
+            id: pair.stream_id,
             actor: slot.node().id(),
             consumer: pair.parties.consumer.to_string(),
             provider: pair.parties.provider.to_string(),

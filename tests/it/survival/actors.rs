@@ -14,8 +14,8 @@ const MIB: u64 = 1 << 20;
 
 /// The actor that carries stream `id`.
 fn carrier(agent: &Agent, id: u64) -> String {
-    let tree = agent.tree();
-    let carries = tree.walk().find(|actor| actor.kind == "stream" && actor.detail["stream"]["id"] == id);
+    let (tree, id) = (agent.tree(), id.to_string());
+    let carries = tree.walk().find(|actor| actor.kind == "stream" && actor.detail["stream"]["id"] == id.as_str());
     format!("stream:{}", carries.unwrap().name)
 }
 
