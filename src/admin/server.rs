@@ -15,6 +15,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::config::Invalid;
+use crate::config::types::folder_of;
 use crate::supervise::node::Node;
 
 use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
@@ -27,6 +29,11 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a client may take to read a reply.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest temporary name of a socket, in bytes.
+const TEMPORARY_NAME_MAX: usize = 12;
+/// How often another temporary name is tried where one is taken.
+const TRIES: usize = 100;
 
 /// A bound socket. Its file is removed with it, unless another socket has taken the path meanwhile.
 #[derive(Debug)]
@@ -54,18 +61,25 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Refuses a path at which a live process listens, or at which something stands that is no socket.
+/// What is wrong with the configured path: there is no folder for it, or something stands there that is no socket.
+#[must_use]
+pub fn problem(path: Option<&Path>) -> Option<Invalid> {
+    let path = path?;
+    let what = match std::fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => return None,
+        Ok(_) => format!("{} exists and is no socket", path.display()),
+        Err(_) => format!("{}: {}", path.display(), folder_of(path).err()?),
+    };
+    Some(Invalid::at("admin.socket", what))
+}
+
+/// Refuses a path at which a live process listens.
 ///
 /// # Errors
-/// `AddrInUse` or `AlreadyExists`, with the path.
+/// `AddrInUse`, with the path.
 pub fn check_free(path: &Path) -> io::Result<()> {
-    let Ok(file) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !file.file_type().is_socket() {
-        let why = format!("{} exists and is no socket", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
-    }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let why = format!("another process listens on {}", path.display());
+        let why = format!("admin socket: another process listens on {}", path.display());
         return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     }
     Ok(())
@@ -77,14 +91,8 @@ pub fn check_free(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When the directory does not exist or cannot be written; the message names the path.
 pub fn bind(path: &Path) -> io::Result<AdminSocket> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    if let Err(error) = std::fs::remove_file(&temporary)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(named(error));
-    }
-    let listener = UnixListener::bind(&temporary).map_err(named)?;
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("admin.socket {}: {error}", path.display()));
+    let (listener, temporary) = bind_beside(path).map_err(named)?;
     let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::symlink_metadata(&temporary))
         .and_then(|file| {
@@ -98,6 +106,26 @@ pub fn bind(path: &Path) -> io::Result<AdminSocket> {
                 tracing::debug!(%left, "temporary admin socket stays behind");
             }
             Err(named(error))
+        }
+    }
+}
+
+/// A socket in the same folder under a name that nothing had. It is not longer than the path's own, for a socket's address holds few
+/// bytes: whatever path fits does.
+fn bind_beside(path: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    let length = path.file_name().map_or(1, |name| name.len().clamp(1, TEMPORARY_NAME_MAX));
+    let mut tries = 0;
+    loop {
+        let name: String =
+            std::iter::repeat_with(|| char::from(rand::random_range(b'a'..=b'z'))).take(length).collect();
+        let temporary = path.with_file_name(name);
+        if temporary == path {
+            continue;
+        }
+        match UnixListener::bind(&temporary) {
+            Ok(listener) => return Ok((listener, temporary)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => tries += 1,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -230,6 +258,23 @@ async fn has_gone(client: &OwnedWriteHalf) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_longest_path_that_a_socket_can_have_is_bound_and_so_is_the_shortest_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = 107 - dir.path().as_os_str().len() - "/".len();
+        let folder = dir.path().join("d".repeat(room - "/s".len()));
+        std::fs::create_dir(&folder).unwrap();
+        for path in [dir.path().join("s".repeat(room)), folder.join("s")] {
+            assert_eq!(path.as_os_str().len(), 107);
+            let socket = bind(&path).unwrap();
+            assert!(UnixStream::connect(&path).await.is_ok());
+            drop(socket);
+            let sockets =
+                std::fs::read_dir(path.parent().unwrap()).unwrap().map(|file| file.unwrap().file_type().unwrap());
+            assert_eq!(sockets.filter(|kind| kind.is_socket()).count(), 0, "nothing is left beside it");
+        }
+    }
 
     #[tokio::test]
     async fn a_socket_that_goes_while_the_next_one_is_bound_leaves_that_ones_file_alone() {

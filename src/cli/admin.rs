@@ -67,7 +67,7 @@ pub enum AdminCommand {
     /// Take nothing new, let live streams end or go elsewhere, then stop the relay.
     Drain {
         /// Where agents are to go, in order of preference [default: drain.successors of the configuration]
-        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+        #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = HostPort::reachable)]
         to: Vec<HostPort>,
     },
     /// Make an actor hang (needs admin.fault_injection).

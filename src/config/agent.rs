@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{self, Overlay};
 use super::quic::QuicConfig;
-use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
+use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::ids::ServiceName;
 
@@ -232,7 +232,7 @@ impl AgentConfig {
             found.push(Invalid::missing("relays", "--relay HOST:PORT"));
         }
         let unreachable = self.relays.iter().enumerate().filter(|(_, relay)| relay.port() == 0);
-        found.extend(unreachable.map(|(at, _)| Invalid::at(format!("relays[{at}]"), "port 0 cannot be reached")));
+        found.extend(unreachable.map(|(at, _)| Invalid::at(format!("relays[{at}]"), UNREACHABLE)));
         if rustls_pki_types::ServerName::try_from(self.server_name.as_str()).is_err() {
             let what = format!("`{}` is neither a DNS name nor an IP address", self.server_name);
             found.push(Invalid::at("server_name", what));
@@ -255,6 +255,7 @@ fn validate_expose(expose: &[Expose]) -> Vec<Invalid> {
     for (at, Expose { name, to }) in expose.iter().enumerate() {
         let key = format!("expose[{at}].name");
         found.extend(service_name(&key, name));
+        found.extend(socket_path(self.admin.socket.as_deref()));
         if !seen.insert(name.as_str()) {
             found.push(Invalid::at(key, format!("the service `{name}` is exposed twice")));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{self, Overlay};
 use super::quic::QuicConfig;
-use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, zero_durations};
+use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
 use crate::core::resume::pairing::WINDOW;
@@ -307,7 +307,7 @@ impl RelayConfig {
         found.extend(label::<RelayId>("id", "--id ID", &self.id));
         found.extend(label::<Region>("region", "--region REGION", &self.region));
         if self.advertise.as_ref().is_some_and(|advertise| advertise.port() == 0) {
-            found.push(Invalid::at("advertise", "port 0 cannot be reached"));
+            found.push(Invalid::at("advertise", UNREACHABLE));
         }
         if self.admin.fault_injection && self.admin.socket.is_none() {
             found.push(Invalid::between(
@@ -335,6 +335,13 @@ where
 {
     if text.is_empty() {
         return Some(Invalid::missing(key, flag));
+        let successors = self.drain.successors.iter().enumerate();
+        found.extend(
+            successors
+                .filter(|(_, successor)| successor.port() == 0)
+                .map(|(at, _)| Invalid::at(format!("drain.successors[{at}]"), UNREACHABLE)),
+        );
+        found.extend(socket_path(self.admin.socket.as_deref()));
     }
     text.parse::<T>().err().map(|error| Invalid::at(key, error.to_string()))
 }

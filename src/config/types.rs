@@ -1,7 +1,8 @@
 //! Values that relay and agent configuration share.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,11 +24,23 @@ pub struct HostPort {
 #[error("`{0}` is not host:port")]
 pub struct HostPortError(String);
 
+/// What is said of a port 0 where something is to be reached.
+pub(crate) const UNREACHABLE: &str = "port 0 cannot be reached";
+
 impl HostPort {
     /// `host:port` as it was written; what `tokio::net::lookup_host` takes.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// As [`FromStr`], of something that is to be reached.
+    ///
+    /// # Errors
+    /// A sentence for who has written it.
+    pub fn reachable(text: &str) -> Result<Self, String> {
+        let parsed = text.parse::<Self>().map_err(|error| error.to_string())?;
+        if parsed.port == 0 { Err(UNREACHABLE.to_owned()) } else { Ok(parsed) }
     }
 
     /// The port; 0 where a free one is to be bound.
@@ -162,6 +175,26 @@ pub(crate) mod or_empty {
             None => serializer.serialize_str(""),
         }
     }
+}
+
+/// Whether there is a folder in which a file at `path` can stand.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn folder_of(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let about = std::fs::metadata(folder)?;
+    if about.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// What a socket's address holds at most, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// What is wrong with the path of the admin socket.
+pub(crate) fn socket_path(path: Option<&Path>) -> Option<Invalid> {
+    let length = path?.as_os_str().len();
+    (length > SOCKET_PATH_MAX)
+        .then(|| Invalid::at("admin.socket", format!("at most {SOCKET_PATH_MAX} bytes, is {length}")))
 }
 
 /// What is wrong with the `quic` section.

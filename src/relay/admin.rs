@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::admin::protocol::{AgentRow, Draining, PolicyReport, Reply, Request, RuleRow, ServiceRow, StreamRow};
 use crate::admin::{actors, server};
 use crate::clock::unix_ms;
+use crate::config::types::{HostPort, UNREACHABLE};
 use crate::core::ids::{ServiceName, StreamId};
 use crate::supervise::node::Node;
 use crate::supervise::recorder;
@@ -93,14 +94,27 @@ async fn answer(vault: &Vault, root: &Arc<Node>, request: Request) -> Reply {
         Request::Streams => Reply::done(&streams(root)),
         Request::Services => Reply::done(&services(vault)),
         Request::Policy => Reply::done(&policy(vault)),
-        Request::Drain { to } => {
-            tracing::info!("drain asked for by an operator");
-            let configured = vault.config.get();
-            vault.begin_drain(if to.is_empty() { &configured.drain.successors } else { &to });
-            Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
-        }
+        Request::Drain { to } => drain(vault, &to),
         other => Reply::Refused(format!("a relay does not answer {other:?}")),
     }
+}
+
+/// Begins to drain. A second time changes nothing: agents have been told where to go, so another `to` is refused.
+fn drain(vault: &Vault, to: &[HostPort]) -> Reply {
+    if let Some(unreachable) = to.iter().find(|to| to.port() == 0) {
+        return Reply::Refused(format!("{unreachable}: {UNREACHABLE}"));
+    }
+    tracing::info!("drain asked for by an operator");
+    let configured = vault.config.get();
+    vault.begin_drain(if to.is_empty() { &configured.drain.successors } else { to });
+    let successors = vault.drain.successors().unwrap_or_default();
+    if !to.is_empty() && successors != to {
+        let listed = successors.iter().map(HostPort::as_str).collect::<Vec<_>>().join(", ");
+        let they =
+            if listed.is_empty() { "it has no successors".to_owned() } else { format!("its successors are {listed}") };
+        return Reply::Refused(format!("it drains already, {they}: --to is not applied"));
+    }
+    Reply::done(&Draining { streams: vault.traffic.streams() as u64 })
 }
 
 /// What is still known of a stream whose actor is gone; nothing when `selector` names something else.

@@ -18,6 +18,7 @@ use crate::vault::connections::AgentConnection;
 struct Begun {
     deadline: Instant,
     goaway: orp::GoAway,
+    successors: Vec<HostPort>,
     /// Every agent that was here was told. Only then is anything refused, so that an agent hears why before it is refused.
     told: bool,
 }
@@ -57,6 +58,12 @@ impl Drain {
         }
     }
 
+    /// Where agents are told to go, once it has begun.
+    #[must_use]
+    pub fn successors(&self) -> Option<Vec<HostPort>> {
+        self.0.borrow().as_ref().map(|begun| begun.successors.clone())
+    }
+
     /// Whether this was the first call.
     fn begin(&self, within: Duration, successors: &[HostPort]) -> bool {
         let millis = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
@@ -68,6 +75,7 @@ impl Drain {
                 deadline_unix_ms: now_unix_ms().saturating_add(millis),
                 successors: successors.iter().map(ToString::to_string).collect(),
             },
+            successors: successors.to_vec(),
         };
         self.0.send_if_modified(|drain| {
             let is_first = drain.is_none();

@@ -27,6 +27,7 @@ mod logs;
 mod matrix;
 mod opening;
 mod operate;
+mod operator;
 mod reconnect;
 mod refusals;
 mod reload;
