@@ -16,7 +16,7 @@ use crate::config::{Problem, Problems};
 use crate::core::identity::{AgentUri, Tenant};
 use crate::core::ids::ServiceName;
 use crate::core::policy::explain::{Considered, Explanation, Outcome, Shadow};
-use crate::core::policy::{Effect, P2pMode, Query, RelayMode, Rule, Snapshot};
+use crate::core::policy::{Effect, P2pMode, Query, RelayMode, Rule, Snapshot, unserved};
 use crate::directory::rules;
 
 /// The program was asked something that makes no sense, or the rules file cannot be read.
@@ -139,6 +139,8 @@ struct Answer {
     callee_side: SideAnswer,
     p2p_mode: P2pMode,
     relay_mode: RelayMode,
+    /// Why the relay refuses what the rules allow: they ask for something that it does not do.
+    unserved: Option<&'static str>,
     /// The ids of the tenant's denies that a more specific allow overrides for some open.
     shadowed: Vec<String>,
     warnings: Vec<String>,
@@ -179,6 +181,8 @@ fn answer(args: &CheckArgs, now_unix_ms: i64) -> Result<Answer, Problems> {
     let calling = ask(args.caller.as_str(), args.target.as_str());
     let called = ask(provider.as_str(), args.caller.as_str());
     let both = calling.verdict.is_allowed() && called.verdict.is_allowed();
+    let (relay_mode, p2p_mode) =
+        (calling.verdict.relay_mode, calling.verdict.p2p_mode.combine(called.verdict.p2p_mode));
     let shadows = snapshot.shadowed(now_unix_ms);
     let mut shadowed: Vec<String> = shadows.iter().map(|shadow| shadow.deny.to_string()).collect();
     shadowed.dedup();
@@ -190,8 +194,9 @@ fn answer(args: &CheckArgs, now_unix_ms: i64) -> Result<Answer, Problems> {
         tenant: tenant.to_string(),
         provider: provider.to_string(),
         provider_given: args.provider.is_some(),
-        p2p_mode: calling.verdict.p2p_mode.combine(called.verdict.p2p_mode),
-        relay_mode: calling.verdict.relay_mode,
+        p2p_mode,
+        relay_mode,
+        unserved: both.then(|| unserved(relay_mode, p2p_mode)).flatten(),
         caller_side: calling.into(),
         callee_side: called.into(),
         shadowed,
@@ -211,6 +216,9 @@ fn describe(answer: &Answer, style: Style) -> String {
     text += &format!("  provider {}{provider}\n{}", answer.provider, describe_side(&answer.callee_side));
     if answer.decision == Effect::Allow {
         text += &format!("\np2p {}, relay {}\n", answer.p2p_mode.name(), answer.relay_mode.name());
+    }
+    if let Some(why) = answer.unserved {
+        text += &format!("the relay refuses it all the same: {why}\n");
     }
     let mut warnings = answer.warnings.clone();
     // The file's own warnings leave these out where there are too many rules.

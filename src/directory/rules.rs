@@ -15,7 +15,7 @@ use crate::config::{Problem, Problems};
 use crate::core::glob::Pattern;
 use crate::core::identity::Tenant;
 use crate::core::ids::ServiceName;
-use crate::core::policy::{Effect, P2pMode, RelayMode, Rule, Snapshot};
+use crate::core::policy::{Effect, P2pMode, RelayMode, Rule, Snapshot, unserved};
 
 /// Beyond so many rules they are not compared each with each: reading them again must stay quick.
 const SHADOWS_RULES_MAX: usize = 2_000;
@@ -132,6 +132,7 @@ impl Reading<'_> {
             p2p_mode: entry.p2p,
             relay_mode: entry.relay,
         };
+        self.warn_unless_served("allow", at, &calling);
         // Any string of stars matches services too, and would allow everybody to call them all.
         let target = if is_stars(&from) { agents.clone() } else { from };
         let called = Rule {
@@ -171,7 +172,21 @@ impl Reading<'_> {
             p2p_mode: entry.p2p,
             relay_mode: entry.relay,
         };
+        self.warn_unless_served("rule", at, &rule);
         self.add(&key("id"), rule);
+    }
+
+    /// Rather said here than found out by who opens a stream.
+    fn warn_unless_served(&mut self, list: &str, at: usize, rule: &Rule) {
+        let is_in_force = rule.expires_unix_ms == 0 || rule.expires_unix_ms > self.now_unix_ms;
+        // A rule for the callee's side, whose targets are callers, does not say how a stream is carried.
+        let is_callees = rule.target.as_str().starts_with("outrelay:");
+        let relay_mode = if is_callees { RelayMode::Splice } else { rule.relay_mode };
+        let why = unserved(relay_mode, rule.p2p_mode).filter(|_| is_in_force && rule.effect == Effect::Allow);
+        if let Some(why) = why {
+            let field = if relay_mode == RelayMode::Forward { "relay" } else { "p2p" };
+            self.warn(&format!("{list}[{at}].{field}"), format!("what `{}` allows is refused: {why}", rule.id));
+        }
     }
 
     fn expires(&mut self, key: &str, expires_unix_ms: i64) {

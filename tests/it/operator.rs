@@ -2,9 +2,11 @@
 
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
 
 use crate::admin::admin;
 use crate::harness::{Deployment, agent};
+use crate::program::Program;
 
 fn outrelay(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrelay"));
@@ -53,4 +55,37 @@ fn a_socket_path_that_is_too_long_is_a_mistake_in_the_configuration() {
         assert_eq!(code, 2, "{why}");
         assert!(why.contains("--admin-socket: `admin.socket`: at most 107 bytes, is 108"), "{why}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_this_relay_does_not_serve_is_said_where_rules_are_read() {
+    let deployment = Deployment::new();
+    let rules = "[[allow]]\nid = \"fast\"\ntenant = \"acme\"\nfrom = \"*\"\nto = \"fast\"\nrelay = \"forward\"\n\
+                 [[allow]]\nid = \"direct\"\ntenant = \"acme\"\nfrom = \"*\"\nto = \"direct\"\np2p = \"required\"\n\
+                 [[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"web\"\n";
+    let config = deployment.relay_config("r1", rules);
+    let file = config.directory.rules.as_ref().unwrap().to_str().unwrap().to_owned();
+    let caller = agent(2).to_string();
+    for (target, reason) in [("fast", Some("forward plane")), ("direct", Some("direct path")), ("web", None)] {
+        let check = ["policy", "check", "--rules", &file, "--caller", &caller, "--target", target];
+        let text = String::from_utf8(outrelay(&check).output().unwrap().stdout).unwrap();
+        assert!(text.starts_with("allow: "), "{text}");
+        let json = outrelay(&[&check[..], &["--json"]].concat()).output().unwrap().stdout;
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        match reason {
+            Some(reason) => {
+                let line = text.lines().find(|line| line.contains("the relay refuses it")).expect(&text);
+                assert!(line.contains(reason), "{text}");
+                assert!(json["unserved"].as_str().unwrap().contains(reason), "{json}");
+            }
+            None => {
+                assert!(!text.contains("the relay refuses it"), "{text}");
+                assert_eq!(json.get("unserved"), Some(&Value::Null), "{json}");
+            }
+        }
+    }
+    let program = Program::start(&deployment, &config, &[]).await;
+    program.said(&["WARN", "rules.toml:6: ", "fast", "forward plane"]).await;
+    program.said(&["WARN", "rules.toml:12: ", "direct", "direct path"]).await;
+    assert_eq!(program.log().matches("is refused").count(), 2, "a line for each rule: {}", program.log());
 }

@@ -233,6 +233,19 @@ fn a_deny_that_an_allow_takes_the_decision_from_is_warned_of() {
 }
 
 #[test]
+fn a_rule_that_is_not_served_is_warned_of_where_it_decides() {
+    let rule = |target: &str, more: &str| {
+        format!("[[rule]]\nid = \"r\"\ntenant = \"acme\"\ncaller = \"*\"\ntarget = \"{target}\"\n{more}\n")
+    };
+    let warned = |target: &str, more: &str| !warnings(&rule(target, more)).is_empty();
+    assert!(warned("web", "decision = \"allow\"\nrelay = \"forward\""));
+    assert!(warned("outrelay://acme/agent/*", "decision = \"allow\"\np2p = \"required\""));
+    // The callee's side does not say how a stream is carried; a deny carries none.
+    assert!(!warned("outrelay://acme/agent/*", "decision = \"allow\"\nrelay = \"forward\""));
+    assert!(!warned("web", "decision = \"deny\"\nrelay = \"forward\""));
+}
+
+#[test]
 fn a_time_that_is_the_start_of_1970_is_not_never() {
     let text = SAMPLE.replace("to = ", "expires = \"1970-01-01T00:00:00Z\"\nto = ");
     assert!(!allowed(&read(&text).unwrap(), WEB, "svc-db", ""));
