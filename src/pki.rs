@@ -14,6 +14,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls_pki_types::ServerName;
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use x509_parser::parse_x509_certificate;
 use x509_parser::pem::parse_x509_pem;
@@ -64,12 +66,24 @@ pub enum PkiError {
     /// A DNS name or URI cannot stand in a certificate.
     #[error("`{0}` cannot stand in a certificate: only ASCII can")]
     Name(String),
+    /// What a relay is to be dialled by is no name.
+    #[error("`{0}` is neither a DNS name nor an IP address")]
+    Dns(String),
     /// A name is no fit part of a file name.
     #[error("`{0}` is no fit file name: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or digit")]
     FileName(String),
     /// A validity of no days, or of more than a certificate can say.
     #[error("a certificate cannot be valid for {0} days")]
     Days(u32),
+}
+
+/// Refuses what nobody can dial a relay by. The first label may be `*`.
+///
+/// # Errors
+/// [`PkiError::Dns`].
+pub fn check_dns(name: &str) -> Result<(), PkiError> {
+    let checked = name.strip_prefix("*.").unwrap_or(name);
+    ServerName::try_from(checked).map(drop).map_err(|_| PkiError::Dns(name.to_owned()))
 }
 
 /// When a certificate is valid.
@@ -168,10 +182,10 @@ impl Ca {
     /// # Errors
     /// When the system gives no randomness.
     pub fn generate_for(validity: Validity) -> Result<Self, PkiError> {
-        let mut params = params("outrelay CA", validity);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = params(&ca_name(&key), validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let cert_pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), cert_pem, not_after: validity.not_after })
     }
@@ -261,6 +275,13 @@ impl Ca {
     }
 }
 
+/// Of two CAs with one name a peer would say that the signature is bad, not that the issuer is unknown.
+fn ca_name(key: &KeyPair) -> String {
+    let fingerprint = Sha256::digest(key.public_key_raw());
+    let hex: String = fingerprint.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("outrelay CA {hex}")
+}
+
 fn params(name: &str, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -314,6 +335,13 @@ mod tests {
             assert_eq!(constraints.value.path_len_constraint, Some(0));
             assert!(certificate.key_usage().unwrap().unwrap().value.key_cert_sign());
         });
+    }
+
+    #[test]
+    fn every_ca_has_a_name_of_its_own() {
+        let name = |ca: &Ca| parsed(ca.cert_pem(), |certificate| certificate.subject().to_string());
+        let (one, other) = (Ca::generate().unwrap(), Ca::generate().unwrap());
+        assert!(name(&one).starts_with("CN=outrelay CA ") && name(&one) != name(&other), "{}", name(&one));
     }
 
     #[test]

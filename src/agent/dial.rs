@@ -1,4 +1,4 @@
-//! From a list of relays to a session: `race` (who is taken), `reach` (QUIC and who it is), `greet` (HELLO).
+//! From a list of relays to a session: `race` (who is taken), `reach` (QUIC and who it is), `greet` (HELLO), `trust` (whose certificate is wrong).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use crate::core::reject::ResetCode;
 mod greet;
 mod race;
 mod reach;
+mod trust;
 
 /// What this agent uses of wire.md §9.
 pub const CAPABILITIES: [Capability; 8] = [
@@ -44,6 +45,9 @@ pub enum DialError {
     /// No QUIC connection in time.
     #[error("no connection within {0:?}")]
     ConnectTimedOut(Duration),
+    /// One of the two does not trust the other's certificate.
+    #[error("{0}")]
+    Distrust(String),
     /// Whoever is there is no relay of this deployment.
     #[error("it is no relay: {0}")]
     Identity(String),

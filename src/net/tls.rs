@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, client};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, client};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::extensions::GeneralName;
@@ -108,7 +108,14 @@ pub enum TlsError {
 pub struct TlsMaterial {
     leaf: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
+    /// Where the certificate and the CA come from.
+    files: [Arc<str>; 2],
 }
+
+/// The keys of the configuration that name the files.
+const CERT: &str = "tls.cert";
+const KEY: &str = "tls.key";
+const CA: &str = "tls.ca";
 
 /// PEM text and where it came from, for error messages.
 struct Source {
@@ -140,9 +147,18 @@ impl Source {
         self.sections(|file| TlsError::NoCertificate { file })
     }
 
-    fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        let mut keys = self.sections(|file| TlsError::NoKey { file })?;
-        Ok(keys.swap_remove(0))
+    fn signer(&self) -> Result<Arc<dyn SigningKey>, TlsError> {
+        let mut keys: Vec<PrivateKeyDer<'static>> = self.sections(|file| TlsError::NoKey { file })?;
+        let signer = ring::default_provider().key_provider.load_private_key(keys.swap_remove(0));
+        signer.map_err(|source| TlsError::BadKey { file: self.name.clone(), source })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates()? {
+            roots.add(certificate).map_err(|source| TlsError::BadCertificate { file: self.name.clone(), source })?;
+        }
+        Ok(roots)
     }
 }
 
@@ -155,6 +171,36 @@ impl TlsMaterial {
         Self::new(&Source::read(&files.cert)?, &Source::read(&files.key)?, &Source::read(&files.ca)?)
     }
 
+    /// As [`Self::load`], for who wants to hear all that is wrong.
+    ///
+    /// # Errors
+    /// Each with the key of the configuration that names the file.
+    pub fn check(files: &Tls) -> Result<Self, Vec<(&'static str, TlsError)>> {
+        let cert = Source::read(&files.cert).and_then(|file| Ok((file.certificates()?, file.name)));
+        let key = Source::read(&files.key).and_then(|file| Ok((file.signer()?, file.name)));
+        let ca = Source::read(&files.ca).and_then(|file| Ok((file.roots()?, file.name)));
+        let own = match (cert, key) {
+            (Ok((chain, cert)), Ok((signer, key))) => match leaf(chain, signer, &cert, &key) {
+                Ok(leaf) => Ok((leaf, cert)),
+                Err(error @ TlsError::Mismatch { .. }) => Err(vec![(KEY, error)]),
+                Err(error) => Err(vec![(CERT, error)]),
+            },
+            (cert, key) => {
+                let wrong = [(CERT, cert.err()), (KEY, key.err())];
+                Err(wrong.into_iter().filter_map(|(key, error)| Some((key, error?))).collect())
+            }
+        };
+        match (own, ca) {
+            (Ok((leaf, cert)), Ok((roots, ca))) => {
+                Ok(Self { leaf: Arc::new(leaf), roots: Arc::new(roots), files: [cert.into(), ca.into()] })
+            }
+            (own, ca) => {
+                let wrong = own.err().into_iter().flatten();
+                Err(wrong.chain(ca.err().map(|error| (CA, error))).collect())
+            }
+        }
+    }
+
     /// The same from PEM text in memory.
     ///
     /// # Errors
@@ -165,21 +211,9 @@ impl TlsMaterial {
     }
 
     fn new(cert: &Source, key: &Source, ca: &Source) -> Result<Self, TlsError> {
-        let chain = cert.certificates()?;
-        let signer = ring::default_provider()
-            .key_provider
-            .load_private_key(key.key()?)
-            .map_err(|source| TlsError::BadKey { file: key.name.clone(), source })?;
-        let leaf = CertifiedKey::new(chain, signer);
-        leaf.keys_match().map_err(|source| match source {
-            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { key: key.name.clone(), cert: cert.name.clone() },
-            source => TlsError::BadCertificate { file: cert.name.clone(), source },
-        })?;
-        let mut roots = RootCertStore::empty();
-        for certificate in ca.certificates()? {
-            roots.add(certificate).map_err(|source| TlsError::BadCertificate { file: ca.name.clone(), source })?;
-        }
-        Ok(Self { leaf: Arc::new(leaf), roots: Arc::new(roots) })
+        let leaf = leaf(cert.certificates()?, key.signer()?, &cert.name, &key.name)?;
+        let files = [cert, ca].map(|file| file.name.as_str().into());
+        Ok(Self { leaf: Arc::new(leaf), roots: Arc::new(ca.roots()?), files })
     }
 
     /// The leaf certificate and the intermediates behind it.
@@ -196,12 +230,47 @@ impl TlsMaterial {
         certificate_identity(self.chain().first().ok_or(PeerIdentityError::NoCertificate)?)
     }
 
-    /// Says so in the log where the leaf is not valid now: peers will refuse it, and say less.
+    /// Says so in the log where peers will refuse the leaf, who say less: where it is not valid now, or not of the CA that the peers
+    /// must be of.
     pub fn warn_unless_valid(&self) {
         if let Some(why) = self.chain().first().and_then(invalid_now) {
             tracing::warn!("peers will refuse our certificate: {why}");
         }
+        if let Some(why) = self.distrusted() {
+            let [cert, ca] = &self.files;
+            tracing::warn!(
+                "our certificate ({CERT}) {cert} does not come from the CA in ({CA}) {ca}: peers with the same CA will refuse it: {why}"
+            );
+        }
     }
+
+    /// Why the own CA does not vouch for the own leaf.
+    fn distrusted(&self) -> Option<rustls::Error> {
+        let (leaf, rest) = self.chain().split_first()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider()).build().ok()?;
+        let why = verifier.verify_client_cert(leaf, rest, UnixTime::now()).err()?;
+        // What a certificate is for, and until when, is another question.
+        let is_foreign = matches!(
+            why,
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+        );
+        is_foreign.then_some(why)
+    }
+}
+
+/// The chain with its key.
+fn leaf(
+    chain: Vec<CertificateDer<'static>>,
+    signer: Arc<dyn SigningKey>,
+    cert: &str,
+    key: &str,
+) -> Result<CertifiedKey, TlsError> {
+    let leaf = CertifiedKey::new(chain, signer);
+    leaf.keys_match().map_err(|source| match source {
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { key: key.to_owned(), cert: cert.to_owned() },
+        source => TlsError::BadCertificate { file: cert.to_owned(), source },
+    })?;
+    Ok(leaf)
 }
 
 fn invalid_now(certificate: &CertificateDer<'_>) -> Option<String> {

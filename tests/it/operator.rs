@@ -1,11 +1,14 @@
 //! What an operator types, and what comes back: a mistake is refused, once, with the place where it stands and its reason.
 
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
+use outrelay::core::identity::RelayUri;
+use outrelay::pki::Ca;
 use serde_json::Value;
 
 use crate::admin::admin;
-use crate::harness::{Deployment, agent};
+use crate::harness::{Deployment, OPEN_WORLD, agent, eventually};
 use crate::program::Program;
 
 fn outrelay(args: &[&str]) -> Command {
@@ -21,6 +24,55 @@ fn refused(output: &Output) -> (i32, String) {
 
 fn run(args: &[&str]) -> (i32, String) {
     refused(&outrelay(args).output().unwrap())
+}
+
+/// A process that is looked at through its log, and killed in the end.
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn start(deployment: &Deployment, mut command: Command) -> Self {
+        let log = deployment.dir.path().join("running.log");
+        let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        Self { child, log }
+    }
+
+    async fn said(&mut self, words: &[&str]) -> String {
+        eventually(&format!("{words:?} in the log"), || {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            let line = log.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+            assert!(line.is_some() || self.child.try_wait().unwrap().is_none(), "it has exited: {log}");
+            line
+        })
+        .await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The flags of a relay of `deployment`, but for those of its certificate, key and CA.
+fn relay_flags() -> Vec<String> {
+    ["relay", "--id", "r1", "--region", "acme", "--listen", "127.0.0.1:0", "--http", ""].map(str::to_owned).into()
+}
+
+/// Flags of the files in `tls`.
+fn tls_flags(tls: &outrelay::config::types::Tls) -> Vec<String> {
+    let shown = |path: &Path| path.display().to_string();
+    [("--cert", &tls.cert), ("--key", &tls.key), ("--ca", &tls.ca)]
+        .into_iter()
+        .flat_map(|(flag, path)| [flag.to_owned(), shown(path)])
+        .collect()
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,4 +140,48 @@ async fn a_rule_that_this_relay_does_not_serve_is_said_where_rules_are_read() {
     program.said(&["WARN", "rules.toml:6: ", "fast", "forward plane"]).await;
     program.said(&["WARN", "rules.toml:12: ", "direct", "direct path"]).await;
     assert_eq!(program.log().matches("is refused").count(), 2, "a line for each rule: {}", program.log());
+}
+
+/// A relay of one CA and an agent of another, and each with the other's in its `tls.ca`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_distrusts_whom_is_said_with_the_files() {
+    let deployment = Deployment::new();
+    let other = Ca::generate().unwrap();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    let mut relay = Program::start(&deployment, &config, &[]).await;
+    let good = deployment.agent_tls(&agent(1));
+    let foreign = other.agent(&agent(1)).unwrap();
+    let (foreign_ca, foreign_cert, foreign_key) = (
+        deployment.write("other-ca.crt", other.cert_pem()),
+        deployment.write("foreign.crt", &foreign.cert_pem),
+        deployment.write("foreign.key", &foreign.key_pem),
+    );
+    let start = |tls: &outrelay::config::types::Tls| {
+        let mut args = vec!["agent".to_owned(), "--relay".to_owned(), relay.addr.to_string()];
+        args.extend(tls_flags(tls));
+        Running::start(&deployment, outrelay(&strs(&args)))
+    };
+    let with_foreign_cert =
+        outrelay::config::types::Tls { cert: foreign_cert.clone(), key: foreign_key.clone(), ..good.clone() };
+    let mut agent = start(&with_foreign_cert);
+    // Before anything is dialled: it can be told from the files alone.
+    agent.said(&["WARN", "our certificate", "foreign.crt", "tls.ca", "/ca.crt"]).await;
+    agent.said(&["no session", "the relay refuses our certificate", "tls.cert", "foreign.crt", "UnknownCA"]).await;
+    drop(agent);
+    let with_foreign_ca = outrelay::config::types::Tls { ca: foreign_ca.clone(), ..good.clone() };
+    let mut agent = start(&with_foreign_ca);
+    agent
+        .said(&["no session", "we do not trust the relay's certificate", "tls.ca", "other-ca.crt", "UnknownIssuer"])
+        .await;
+    drop(agent);
+    relay.kill();
+
+    let uri = RelayUri::new(&"acme".parse().unwrap(), &"r1".parse().unwrap());
+    let issued = other.relay(&uri, &[]).unwrap();
+    let mut args = relay_flags();
+    args.extend(["--cert".to_owned(), deployment.write("r1-foreign.crt", &issued.cert_pem).display().to_string()]);
+    args.extend(["--key".to_owned(), deployment.write("r1-foreign.key", &issued.key_pem).display().to_string()]);
+    args.extend(["--ca".to_owned(), config.tls.ca.display().to_string()]);
+    let mut relay = Running::start(&deployment, outrelay(&strs(&args)));
+    relay.said(&["WARN", "our certificate", "r1-foreign.crt", "tls.ca", "/ca.crt"]).await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 
 use super::reach::Reached;
+use super::trust::distrust;
 use super::{CAPABILITIES, DialError};
 use crate::agent::vault::AgentVault;
 use crate::agent::vault::registrations::Registrations;
@@ -42,7 +43,7 @@ async fn hello(
     quic: &quinn::Connection,
 ) -> Result<Session, DialError> {
     let failed = |why: &dyn std::fmt::Display| DialError::Hello(why.to_string());
-    let (send, recv) = quic.open_bi().await.map_err(|error| failed(&error))?;
+    let (send, recv) = quic.open_bi().await.map_err(|error| closed(vault, quic).unwrap_or_else(|| failed(&error)))?;
     let mut stream = BiStream::from_quic(quic, send, recv, ResetCode::UNSPECIFIED);
     let named: Capabilities = CAPABILITIES.into_iter().collect();
     let hello = Frame::Hello(orp::Hello {
@@ -51,11 +52,11 @@ async fn hello(
         capabilities: named.names(),
     });
     if let Err(end) = write_frame(&mut stream.send, &hello).await {
-        return Err(failed(&closed(quic).unwrap_or_else(|| end.to_string())));
+        return Err(closed(vault, quic).unwrap_or_else(|| failed(&end)));
     }
     let mut reader = ControlReader::new(stream.recv, FRAME_MAX_BYTES);
     if let Err(error) = reader.fill().await {
-        return Err(failed(&closed(quic).unwrap_or_else(|| error.to_string())));
+        return Err(closed(vault, quic).unwrap_or_else(|| failed(&error)));
     }
     let ack = match reader.peek() {
         Some(Ok(Frame::HelloAck(ack))) => ack,
@@ -85,6 +86,10 @@ async fn hello(
 }
 
 /// What the relay said when it closed the connection tells more than the stream's end.
-fn closed(quic: &quinn::Connection) -> Option<String> {
-    quic.close_reason().map(|reason| reason.to_string())
+fn closed(vault: &AgentVault, quic: &quinn::Connection) -> Option<DialError> {
+    let reason = quic.close_reason()?;
+    Some(match distrust(&reason, &vault.config) {
+        Some(why) => DialError::Distrust(why),
+        None => DialError::Hello(reason.to_string()),
+    })
 }

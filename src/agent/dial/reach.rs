@@ -8,6 +8,7 @@ use quinn_proto::TransportErrorCode;
 
 use super::DialError;
 use super::race::Ask;
+use super::trust::distrust;
 use crate::agent::vault::AgentVault;
 use crate::config::types::HostPort;
 use crate::core::identity::{Identity, RelayUri};
@@ -96,7 +97,10 @@ async fn connect_to(
         {
             DialError::Refused(close.to_string())
         }
-        error => DialError::Connect(error.to_string()),
+        error => match distrust(&error, &vault.config) {
+            Some(why) => DialError::Distrust(why),
+            None => DialError::Connect(error.to_string()),
+        },
     })
 }
 
