@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::admin::draw::audit::decisions;
-use crate::admin::draw::text::Style;
+use crate::admin::draw::text::{Style, shown};
 use crate::clock::now_unix_ms;
 use crate::config::{Problem, Problems};
 use crate::core::glob::Pattern;
@@ -156,6 +156,14 @@ struct Hit {
     numbered: Numbered,
 }
 
+/// Lines of a file that are not of the audit.
+struct Foreign {
+    path: PathBuf,
+    /// The number of the first.
+    first: u64,
+    count: u64,
+}
+
 /// What was found so far.
 struct Answer<'a> {
     args: &'a QueryArgs,
@@ -165,21 +173,31 @@ struct Answer<'a> {
     /// Matches that were printed, and those that the limit leaves out.
     printed: u64,
     left_out: u64,
-    /// Lines that are not of the audit, and decisions that are not in it.
-    foreign: u64,
+    /// Lines that are not of the audit, a file after the other.
+    foreign: Vec<Foreign>,
+    /// Decisions that are not in it.
     lost: u64,
 }
 
 impl<'a> Answer<'a> {
     fn new(args: &'a QueryArgs, style: Style, now_unix_ms: i64) -> Self {
         let since_unix_ms = args.since.map_or(i64::MIN, |since| since.unix_ms(now_unix_ms));
-        Self { args, style, since_unix_ms, held: VecDeque::new(), printed: 0, left_out: 0, foreign: 0, lost: 0 }
+        Self {
+            args,
+            style,
+            since_unix_ms,
+            held: VecDeque::new(),
+            printed: 0,
+            left_out: 0,
+            foreign: Vec::new(),
+            lost: 0,
+        }
     }
 
     fn read(&mut self, mut reader: AuditReader, out: &mut impl Write) -> Result<()> {
         while let Some(line) = reader.next_line()? {
             match line {
-                Line::Foreign => self.foreign += 1,
+                Line::Foreign { path, number } => self.skip(path, number),
                 Line::Record(_, Record::Dropped(dropped)) if dropped.ts_unix_ms >= self.since_unix_ms => {
                     self.lost = self.lost.saturating_add(dropped.dropped);
                 }
@@ -191,6 +209,13 @@ impl<'a> Answer<'a> {
         }
         self.print(out)?;
         Ok(())
+    }
+
+    fn skip(&mut self, path: PathBuf, number: u64) {
+        match self.foreign.last_mut().filter(|foreign| foreign.path == path) {
+            Some(foreign) => foreign.count += 1,
+            None => self.foreign.push(Foreign { path, first: number, count: 1 }),
+        }
     }
 
     fn wants(&self, event: &AuditEvent) -> bool {
@@ -228,13 +253,16 @@ impl<'a> Answer<'a> {
 
     /// What the reader of the answer should know about it, a line each.
     fn notes(&self) -> Vec<String> {
+        let foreign = self.foreign.iter().map(|Foreign { path, first, count }| {
+            let file = shown(&path.display().to_string());
+            format!("{file}:{first}: torn or not of the audit: skipped; such lines in this file: {count}")
+        });
         let notes = [
-            (self.foreign, "lines skipped, torn or not of the audit"),
             (self.lost, "decisions of that time missing, because the relay's audit queue was full"),
             (self.left_out, "older matches not shown (--limit 0 shows all)"),
         ];
         let told = notes.into_iter().filter(|(count, _)| *count > 0);
-        told.map(|(count, what)| format!("{what}: {count}")).collect()
+        foreign.chain(told.map(|(count, what)| format!("{what}: {count}"))).collect()
     }
 }
 
@@ -275,7 +303,7 @@ mod tests {
         let older = format!("{}{}\n", dropped(NOW - 7_500), line(3, "other", "b/1", "svc-web", "allow"));
         fs::write(path.with_extension("jsonl.1"), older).unwrap();
         let newest = [line(4, "acme", "a/1", "svc-db", "deny"), line(5, "acme", "a/1", "svc-web", "allow")].join("\n");
-        fs::write(&path, format!("hello\n{newest}\n")).unwrap();
+        fs::write(&path, format!("hello\n{newest}\n\n{{}}\n")).unwrap();
         (folder, path)
     }
 
@@ -308,9 +336,11 @@ mod tests {
             line(5, "acme", "a/1", "svc-web", "allow"),
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        let file = path.display();
         let expected = [
-            "lines skipped, torn or not of the audit: 2",
-            "decisions of that time missing, because the relay's audit queue was full: 3",
+            format!("{file}.2:3: torn or not of the audit: skipped; such lines in this file: 1"),
+            format!("{file}:1: torn or not of the audit: skipped; such lines in this file: 2"),
+            "decisions of that time missing, because the relay's audit queue was full: 3".to_owned(),
         ];
         assert_eq!(notes, expected);
     }
@@ -334,8 +364,8 @@ mod tests {
         }
         assert_eq!(numbers(&["--since", "2023-11-14T22:13:14.001Z"]), [5]);
         let (_folder, path) = audit();
-        assert_eq!(ask(&path, &["--since", "8s"]).unwrap().1.len(), 2);
-        assert_eq!(ask(&path, &["--since", "7s"]).unwrap().1.len(), 1, "decisions that were lost earlier are not told");
+        assert_eq!(ask(&path, &["--since", "8s"]).unwrap().1.len(), 3);
+        assert_eq!(ask(&path, &["--since", "7s"]).unwrap().1.len(), 2, "decisions that were lost earlier are not told");
     }
 
     #[test]
@@ -345,7 +375,7 @@ mod tests {
         assert_eq!(numbers(&["--limit", "5"]), [1, 2, 3, 4, 5]);
         let (_folder, path) = audit();
         let notes = ask(&path, &["--limit", "2"]).unwrap().1;
-        assert_eq!(notes[2], "older matches not shown (--limit 0 shows all): 3");
+        assert_eq!(notes[3], "older matches not shown (--limit 0 shows all): 3");
     }
 
     #[test]

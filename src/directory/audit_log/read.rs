@@ -18,7 +18,12 @@ pub enum Line {
     /// A line of the audit: as it is written, and what it holds.
     Record(String, Record),
     /// Torn by a crash, or not of the audit.
-    Foreign,
+    Foreign {
+        /// The file in which it stands.
+        path: PathBuf,
+        /// Its number there, from 1 on.
+        number: u64,
+    },
 }
 
 /// The audit, a line at a time. Its methods block.
@@ -35,6 +40,8 @@ struct Part {
     path: PathBuf,
     device_and_inode: (u64, u64),
     content: BufReader<Take<File>>,
+    /// Lines that were read.
+    lines: u64,
 }
 
 impl AuditReader {
@@ -76,12 +83,18 @@ impl AuditReader {
             }
             let Some(part) = &mut self.current else { return Ok(None) };
             let found = read_line(&mut part.content, &mut self.line, LINE_MAX);
-            match found.map_err(|source| AuditLogError::Read { path: part.path.clone(), source })? {
-                Found::End => self.current = None,
-                Found::TooLong => return Ok(Some(Line::Foreign)),
-                Found::Line if self.line.trim_ascii().is_empty() => {}
-                Found::Line => return Ok(Some(parsed(&self.line))),
-            }
+            let found = found.map_err(|source| AuditLogError::Read { path: part.path.clone(), source })?;
+            part.lines += 1;
+            let record = match found {
+                Found::End => {
+                    self.current = None;
+                    continue;
+                }
+                Found::Line if self.line.trim_ascii().is_empty() => continue,
+                Found::Line => parsed(&self.line),
+                Found::TooLong => None,
+            };
+            return Ok(Some(record.unwrap_or_else(|| Line::Foreign { path: part.path.clone(), number: part.lines })));
         }
     }
 }
@@ -99,14 +112,14 @@ impl Part {
             path: path.to_owned(),
             device_and_inode: (about.dev(), about.ino()),
             content: BufReader::new(file.take(length)),
+            lines: 0,
         })
     }
 }
 
-fn parsed(line: &[u8]) -> Line {
-    let Ok(text) = std::str::from_utf8(line) else { return Line::Foreign };
-    let text = text.trim();
-    Record::parse(text).map_or(Line::Foreign, |record| Line::Record(text.to_owned(), record))
+fn parsed(line: &[u8]) -> Option<Line> {
+    let text = std::str::from_utf8(line).ok()?.trim();
+    Some(Line::Record(text.to_owned(), Record::parse(text)?))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -191,8 +204,8 @@ mod tests {
         let mut reader = AuditReader::open(&path).unwrap();
         let mut good_or_not = Vec::new();
         while let Some(line) = reader.next_line().unwrap() {
-            good_or_not.push(line != Line::Foreign);
-            assert!(matches!(line, Line::Foreign | Line::Record(..)));
+            good_or_not.push(!matches!(line, Line::Foreign { .. }));
+            assert!(matches!(line, Line::Foreign { .. } | Line::Record(..)));
         }
         assert_eq!(good_or_not, [true, false, false, true, false]);
         assert_eq!(event(1).stream_id.unwrap().0, 1);
