@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers::{self, Overlay};
+use super::layers::{self, Layered, Origins, Overlay};
 use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
 use super::{Invalid, Problems};
@@ -215,13 +215,30 @@ impl FromStr for Consume {
     }
 }
 
+impl Layered for AgentConfig {
+    const FILES: &[&str] = &["admin.socket", "tls.ca", "tls.cert", "tls.key"];
+
+    fn validate(&self) -> Vec<Invalid> {
+        self.validate()
+    }
+}
+
 impl AgentConfig {
-    /// The configuration that `file` and `overlays` give; a later overlay wins over an earlier one, any over the file.
+    /// The configuration that `file` and `overlays` give; an overlay wins over the file.
     ///
     /// # Errors
-    /// Every problem: an unreadable or malformed file, unknown keys, wrong types, and what [`Self::validate`] finds.
+    /// Every problem: an unreadable or malformed file, unknown keys, wrong types, a key that two overlays give, and what
+    /// [`Self::validate`] finds.
     pub fn load(file: Option<&Path>, overlays: &[Overlay]) -> Result<Self, Problems> {
-        layers::load(file, overlays, Self::validate)
+        Self::load_with_origins(file, overlays).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with where each key was written: for what is found to be wrong later.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_origins(file: Option<&Path>, overlays: &[Overlay]) -> Result<(Self, Origins), Problems> {
+        layers::load(file, overlays)
     }
 
     /// What is wrong with the values as they stand. Whether files can be read is found when they are.
@@ -238,6 +255,7 @@ impl AgentConfig {
             found.push(Invalid::at("server_name", what));
         }
         found.extend(self.tls.validate());
+        found.extend(socket_path(self.admin.socket.as_deref()));
         found.extend(validate_expose(&self.expose));
         found.extend(validate_consume(&self.consume));
         found.extend(self.timeouts.validate());
@@ -255,7 +273,6 @@ fn validate_expose(expose: &[Expose]) -> Vec<Invalid> {
     for (at, Expose { name, to }) in expose.iter().enumerate() {
         let key = format!("expose[{at}].name");
         found.extend(service_name(&key, name));
-        found.extend(socket_path(self.admin.socket.as_deref()));
         if !seen.insert(name.as_str()) {
             found.push(Invalid::at(key, format!("the service `{name}` is exposed twice")));
         }

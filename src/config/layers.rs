@@ -73,31 +73,31 @@ impl Overlay {
     }
 }
 
-/// The configuration that `file` and `overlays` give together, checked by `validate`.
+/// A kind of configuration.
+pub(crate) trait Layered: DeserializeOwned + Default {
+    /// The keys that name files. What a configuration file says there is looked for beside that file.
+    const FILES: &[&str];
+
+    /// What is wrong with the values as they stand.
+    fn validate(&self) -> Vec<Invalid>;
+}
+
+/// The configuration that `file` and `overlays` give together, checked; and where each of its keys was written.
 ///
 /// # Errors
 /// Every problem of all of them.
-pub(crate) fn load<T: DeserializeOwned + Default>(
-    file: Option<&Path>,
-    overlays: &[Overlay],
-    validate: fn(&T) -> Vec<Invalid>,
-) -> Result<T, Problems> {
+pub(crate) fn load<T: Layered>(file: Option<&Path>, overlays: &[Overlay]) -> Result<(T, Origins), Problems> {
     let Some(file) = file else {
-        return over("", "", overlays, validate);
+        return over("", "", overlays);
     };
     let name = file.display().to_string();
     let text =
         std::fs::read_to_string(file).map_err(|error| Problem::new(&name, format!("cannot be read: {error}")))?;
-    over(&name, &text, overlays, validate)
+    over(&name, &text, overlays)
 }
 
 /// As [`load`], of the `text` of a file called `name`.
-pub(crate) fn over<T: DeserializeOwned + Default>(
-    name: &str,
-    text: &str,
-    overlays: &[Overlay],
-    validate: fn(&T) -> Vec<Invalid>,
-) -> Result<T, Problems> {
+pub(crate) fn over<T: Layered>(name: &str, text: &str, overlays: &[Overlay]) -> Result<(T, Origins), Problems> {
     let mut document = Document::parse(name, text).map_err(Problems)?;
     let (_, mut problems) = document.read::<T>();
     let mut origins = Origins { by_key: BTreeMap::new(), unknown: document.cut().to_vec() };
@@ -105,6 +105,10 @@ pub(crate) fn over<T: DeserializeOwned + Default>(
         origins.by_key.insert(key, format!("{name}:{line}"));
     }
     let mut merged = document.into_table();
+    if let Some(folder) = Path::new(name).parent() {
+        T::FILES.iter().for_each(|key| resolve(&mut merged, key, folder));
+    }
+    problems.extend(given_twice(overlays));
     for overlay in overlays {
         match overlay.read::<T>() {
             Ok(table) => {
@@ -119,8 +123,39 @@ pub(crate) fn over<T: DeserializeOwned + Default>(
     }
     let value = merged.try_into::<T>();
     let value = value.map_err(|error| problems.push(Problem::new(name, error.message()))).unwrap_or_default();
-    problems.extend(validate(&value).iter().filter_map(|invalid| origins.locate(invalid)));
-    if problems.is_empty() { Ok(value) } else { Err(Problems(problems)) }
+    problems.extend(origins.locate_all(&value.validate()));
+    if problems.is_empty() { Ok((value, origins)) } else { Err(Problems(problems)) }
+}
+
+/// Makes the path at `key`, if there is a relative one, one below `folder`. An empty text is no path.
+fn resolve(table: &mut toml::Table, key: &str, folder: &Path) {
+    if let Some((section, rest)) = key.split_once('.') {
+        if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+            resolve(section, rest, folder);
+        }
+        return;
+    }
+    if let Some(toml::Value::String(path)) = table.get_mut(key)
+        && !path.is_empty()
+    {
+        // A folder whose name is no text stays as it is named: the path is looked for there all the same.
+        if let Some(resolved) = folder.join(&path).to_str() {
+            *path = resolved.to_owned();
+        }
+    }
+}
+
+/// Of two values for one key one would be lost without a word.
+fn given_twice(overlays: &[Overlay]) -> Vec<Problem> {
+    let with_earlier = overlays.iter().enumerate().filter_map(|(at, overlay)| {
+        let is_same =
+            |earlier: &&Overlay| is_within(&earlier.key, &overlay.key) || is_within(&overlay.key, &earlier.key);
+        Some((overlay, overlays[..at].iter().find(is_same)?))
+    });
+    let problem = |(overlay, earlier): (&Overlay, &Overlay)| {
+        Problem::new(&overlay.source, format!("`{}` is given twice, also by {}", overlay.key, earlier.source))
+    };
+    with_earlier.map(problem).collect()
 }
 
 fn merge(under: &mut toml::Table, over: toml::Table) {
@@ -134,7 +169,9 @@ fn merge(under: &mut toml::Table, over: toml::Table) {
     }
 }
 
-struct Origins {
+/// Where each key of a configuration was written: a line of the file, or a flag.
+#[derive(Debug)]
+pub struct Origins {
     by_key: BTreeMap<String, String>,
     /// Keys whose value could not be read: that is reported already, and what stands in for them is not the user's doing.
     unknown: Vec<String>,
@@ -147,8 +184,15 @@ impl Origins {
         self.by_key.insert(key.to_owned(), source.to_owned());
     }
 
+    /// The problems that `found` are, each with its place.
+    #[must_use]
+    pub fn locate_all(&self, found: &[Invalid]) -> Vec<Problem> {
+        found.iter().filter_map(|invalid| self.locate(invalid)).collect()
+    }
+
     /// The problem that `invalid` is, or None where it only follows from one that is reported already.
-    fn locate(&self, invalid: &Invalid) -> Option<Problem> {
+    #[must_use]
+    pub fn locate(&self, invalid: &Invalid) -> Option<Problem> {
         let follows = |key: &String| self.unknown.iter().any(|unknown| is_within(key, unknown));
         if invalid.keys.iter().any(follows) {
             return None;
@@ -189,7 +233,8 @@ mod tests {
     const GOOD: &str = "id = \"r1\"\nregion = \"acme\"\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n";
 
     fn relay(text: &str, overlays: &[Overlay]) -> Result<RelayConfig, Vec<String>> {
-        over("relay.toml", text, overlays, RelayConfig::validate)
+        over("relay.toml", text, overlays)
+            .map(|(config, _)| config)
             .map_err(|problems| problems.0.iter().map(Problem::to_string).collect())
     }
 
@@ -202,9 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_the_file_and_a_later_flag_over_an_earlier_one() {
+    fn a_flag_wins_over_the_file() {
         let overlays = [
-            Overlay::set("limits.open=12s"),
             Overlay::set("limits.open = 13s"),
             Overlay::set("limits.connections=7"),
             Overlay::flag("--listen", "listen", "127.0.0.1:0"),
@@ -219,6 +263,38 @@ mod tests {
     fn a_set_value_that_looks_like_a_number_can_be_a_name() {
         let config = relay(GOOD, &[Overlay::set("id=7")]).unwrap();
         assert_eq!(config.id, "7");
+    }
+
+    #[test]
+    fn a_files_paths_are_beside_it_and_a_flags_are_not() {
+        let text =
+            format!("{GOOD}[directory]\nrules = \"../rules.toml\"\naudit = \"/var/audit\"\n[admin]\nsocket = \"\"\n");
+        let flags = [Overlay::flag("--key", "tls.key", "k"), Overlay::set("ready_file=ready")];
+        let (config, _) = over::<RelayConfig>("etc/relay.toml", &text, &flags).unwrap();
+        let path = |text: &str| Some(std::path::PathBuf::from(text));
+        assert_eq!((config.tls.cert, config.tls.key), ("etc/c".into(), "k".into()));
+        assert_eq!((config.directory.rules, config.directory.audit), (path("etc/../rules.toml"), path("/var/audit")));
+        assert_eq!((config.admin.socket, config.ready_file), (None, path("ready")));
+    }
+
+    #[test]
+    fn every_key_of_a_file_is_looked_for_beside_the_configuration() {
+        fn paths(table: &toml::Table, prefix: &str) -> Vec<String> {
+            let one = |(key, value): (&String, &toml::Value)| match value {
+                toml::Value::Table(inner) => paths(inner, &format!("{prefix}{key}.")),
+                toml::Value::String(text) if text.starts_with("/is/a/file") => vec![format!("{prefix}{key}")],
+                _ => Vec::new(),
+            };
+            table.iter().flat_map(one).collect()
+        }
+        let file = || std::path::PathBuf::from("/is/a/file");
+        let mut config = RelayConfig { ready_file: Some(file()), ..RelayConfig::default() };
+        config.tls = super::super::types::Tls { cert: file(), key: file(), ca: file() };
+        (config.directory.rules, config.directory.audit) = (Some(file()), Some(file()));
+        (config.admin.socket, config.resume.fleet_key) = (Some(file()), Some(file()));
+        let mut listed = RelayConfig::FILES.to_vec();
+        listed.sort_unstable();
+        assert_eq!(paths(&toml::Table::try_from(config).unwrap(), ""), listed);
     }
 
     #[test]
@@ -291,13 +367,13 @@ mod tests {
     #[test]
     fn list_elements_are_located_by_line_or_by_the_flag_that_replaced_the_list() {
         let text = "relays = [\"r:1\"]\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n[[expose]]\nname = \"web\"\nto = \"a:1\"\n[[expose]]\nname = \"web\"\nto = \"a:2\"\n";
-        let problems = over("agent.toml", text, &[], AgentConfig::validate).unwrap_err();
+        let problems = over::<AgentConfig>("agent.toml", text, &[]).unwrap_err();
         assert_eq!(problems.to_string(), "agent.toml:7: `expose[1].name`: the service `web` is exposed twice");
         let exposed =
             toml::Value::try_from(["x=a:1", "x=a:1"].map(|text| text.parse::<super::super::agent::Expose>().unwrap()))
                 .unwrap();
-        let problems = over("agent.toml", text, &[Overlay::flag("--expose", "expose", exposed)], AgentConfig::validate)
-            .unwrap_err();
+        let problems =
+            over::<AgentConfig>("agent.toml", text, &[Overlay::flag("--expose", "expose", exposed)]).unwrap_err();
         assert_eq!(problems.to_string(), "--expose: `expose[1].name`: the service `x` is exposed twice");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers::{self, Overlay};
+use super::layers::{self, Layered, Origins, Overlay};
 use super::quic::QuicConfig;
 use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
 use super::{Invalid, Problems};
@@ -283,13 +283,39 @@ impl Default for Limits {
     }
 }
 
+impl Layered for RelayConfig {
+    const FILES: &[&str] = &[
+        "admin.socket",
+        "directory.audit",
+        "directory.rules",
+        "ready_file",
+        "resume.fleet_key",
+        "tls.ca",
+        "tls.cert",
+        "tls.key",
+    ];
+
+    fn validate(&self) -> Vec<Invalid> {
+        self.validate()
+    }
+}
+
 impl RelayConfig {
-    /// The configuration that `file` and `overlays` give; a later overlay wins over an earlier one, any over the file.
+    /// The configuration that `file` and `overlays` give; an overlay wins over the file.
     ///
     /// # Errors
-    /// Every problem: an unreadable or malformed file, unknown keys, wrong types, and what [`Self::validate`] finds.
+    /// Every problem: an unreadable or malformed file, unknown keys, wrong types, a key that two overlays give, and what
+    /// [`Self::validate`] finds.
     pub fn load(file: Option<&Path>, overlays: &[Overlay]) -> Result<Self, Problems> {
-        layers::load(file, overlays, Self::validate)
+        Self::load_with_origins(file, overlays).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with where each key was written: for what is found to be wrong later.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_origins(file: Option<&Path>, overlays: &[Overlay]) -> Result<(Self, Origins), Problems> {
+        layers::load(file, overlays)
     }
 
     /// The identity that the relay's certificate must carry (wire.md §1).
@@ -309,6 +335,13 @@ impl RelayConfig {
         if self.advertise.as_ref().is_some_and(|advertise| advertise.port() == 0) {
             found.push(Invalid::at("advertise", UNREACHABLE));
         }
+        let successors = self.drain.successors.iter().enumerate();
+        found.extend(
+            successors
+                .filter(|(_, successor)| successor.port() == 0)
+                .map(|(at, _)| Invalid::at(format!("drain.successors[{at}]"), UNREACHABLE)),
+        );
+        found.extend(socket_path(self.admin.socket.as_deref()));
         if self.admin.fault_injection && self.admin.socket.is_none() {
             found.push(Invalid::between(
                 "admin.fault_injection",
@@ -335,13 +368,6 @@ where
 {
     if text.is_empty() {
         return Some(Invalid::missing(key, flag));
-        let successors = self.drain.successors.iter().enumerate();
-        found.extend(
-            successors
-                .filter(|(_, successor)| successor.port() == 0)
-                .map(|(at, _)| Invalid::at(format!("drain.successors[{at}]"), UNREACHABLE)),
-        );
-        found.extend(socket_path(self.admin.socket.as_deref()));
     }
     text.parse::<T>().err().map(|error| Invalid::at(key, error.to_string()))
 }

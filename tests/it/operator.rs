@@ -1,5 +1,6 @@
 //! What an operator types, and what comes back: a mistake is refused, once, with the place where it stands and its reason.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -140,6 +141,73 @@ async fn a_rule_that_this_relay_does_not_serve_is_said_where_rules_are_read() {
     program.said(&["WARN", "rules.toml:6: ", "fast", "forward plane"]).await;
     program.said(&["WARN", "rules.toml:12: ", "direct", "direct path"]).await;
     assert_eq!(program.log().matches("is refused").count(), 2, "a line for each rule: {}", program.log());
+}
+
+#[test]
+fn a_path_in_a_configuration_file_is_looked_for_beside_that_file() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    let agent_tls = deployment.agent_tls(&agent(1));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let tls = |tls: &outrelay::config::types::Tls| {
+        format!("[tls]\ncert = \"{}\"\nkey = \"{}\"\nca = \"{}\"\n", name(&tls.cert), name(&tls.key), name(&tls.ca))
+    };
+    let rules = name(config.directory.rules.as_ref().unwrap());
+    let text = format!(
+        "id = \"r1\"\nregion = \"acme\"\nlisten = \"127.0.0.1:0\"\nready_file = \"ready\"\n{}\
+         [directory]\nrules = \"{rules}\"\naudit = \"audit\"\n[admin]\nsocket = \"sock\"\n[http]\nlisten = \"\"\n\
+         [resume]\nfleet_key = \"fleet.key\"\n",
+        tls(&config.tls)
+    );
+    let file = deployment.write("relay.toml", &text);
+    // A flag's is that of the shell which has it.
+    let mut command = outrelay(&["relay", "--config", file.to_str().unwrap(), "--audit", "flag-audit"]);
+    let mut relay = command.current_dir(&elsewhere).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(relay.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.contains("listening")).expect("it listens");
+    for made in ["sock", "fleet.key"] {
+        assert!(deployment.dir.path().join(made).exists(), "{made}: {line}");
+    }
+    assert!(elsewhere.path().join("flag-audit").exists() && !deployment.dir.path().join("flag-audit").exists());
+    relay.kill().unwrap();
+    relay.wait().unwrap();
+
+    let text = format!("relays = [\"127.0.0.1:1\"]\n{}[admin]\nsocket = \"agent.sock\"\n", tls(&agent_tls));
+    deployment.write("agent.toml", &text);
+    // Where the file itself is given by a relative path, too.
+    let parent = deployment.dir.path().parent().unwrap();
+    let relative = format!("{}/agent.toml", name(deployment.dir.path()));
+    let mut command = outrelay(&["agent", "--config", &relative]);
+    let mut agent = command.current_dir(parent).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(agent.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("agent started")));
+    assert!(deployment.dir.path().join("agent.sock").exists());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+#[test]
+fn a_key_that_is_given_twice_on_the_command_line_is_refused() {
+    for (args, place, key) in [
+        (["--set", "log.format=json", "--log", "text"], "--log", "log.format"),
+        (["--set", "limits.open=12s", "--set", "limits.open=13s"], "--set limits.open", "limits.open"),
+        (["--cert", "a", "--set", "tls={ cert = \"b\" }"], "--cert", "tls.cert"),
+    ] {
+        for command in ["relay", "agent"] {
+            let args: Vec<_> = args
+                .map(|arg| if command == "agent" { arg.replace("limits.", "timeouts.") } else { arg.into() })
+                .into();
+            let key = if command == "agent" { key.replace("limits.", "timeouts.") } else { key.to_owned() };
+            let place = if command == "agent" { place.replace("limits.", "timeouts.") } else { place.to_owned() };
+            let args: Vec<_> = [command].into_iter().chain(strs(&args)).collect();
+            let (code, why) = run(&args);
+            assert_eq!(code, 2, "{why}");
+            let line =
+                why.lines().find(|line| line.contains("given twice")).unwrap_or_else(|| panic!("{args:?}: {why}"));
+            assert!(line.starts_with(&format!("{place}: ")) && line.contains(&key), "{line}");
+        }
+    }
 }
 
 /// A relay of one CA and an agent of another, and each with the other's in its `tls.ca`.
