@@ -31,7 +31,7 @@ use crate::core::reject::ResetCode;
 use crate::net::quic;
 use crate::supervise::fault::Fault;
 use crate::supervise::report::Report;
-use crate::supervise::tree::Tree;
+use crate::supervise::tree::{NotStarted, Tree};
 
 pub mod admin;
 pub mod backoff;
@@ -89,7 +89,7 @@ pub enum StartError {
     },
     /// A fixed child did not start.
     #[error("the supervision tree")]
-    Tree(#[from] ractor::SpawnErr),
+    Tree(#[from] NotStarted),
 }
 
 /// A running agent. Dropping it kills the tree; [`Agent::shutdown`] ends it in order.

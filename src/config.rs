@@ -85,6 +85,12 @@ impl Invalid {
         Self { keys: vec![key.into()], flag: None, what: what.into() }
     }
 
+    /// The file at `key` cannot be used, because of `error`, with all that is behind it.
+    #[must_use]
+    pub fn of_file(key: &str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::at(key, format!("{:#}", anyhow::Error::new(error)))
+    }
+
     /// `key` and `other` contradict each other.
     #[must_use]
     pub fn between(key: impl Into<String>, other: impl Into<String>, what: impl Into<String>) -> Self {

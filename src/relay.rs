@@ -22,7 +22,7 @@ use crate::net::quic::{self, EndpointSecrets};
 use crate::supervise::fault::Fault;
 use crate::supervise::node::Node;
 use crate::supervise::report::Report;
-use crate::supervise::tree::Tree;
+use crate::supervise::tree::{NotStarted, Tree};
 use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
@@ -105,7 +105,7 @@ pub enum StartError {
     },
     /// A fixed child did not start.
     #[error("the supervision tree")]
-    Tree(#[from] ractor::SpawnErr),
+    Tree(#[from] NotStarted),
 }
 
 /// A running relay. Dropping it kills the tree; [`Relay::shutdown`] ends it in order.

@@ -1,6 +1,7 @@
 //! The other end of the admin socket: what `outrelay admin` speaks through.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ impl Client {
         let stream = connected.map_err(|_| ClientError::Timeout { path: path.to_owned(), after: patience })?;
         let stream = stream.map_err(|source| ClientError::Connect {
             path: path.to_owned(),
-            hint: hint(source.kind()),
+            hint: hint(path, source.kind()),
             source,
         })?;
         Ok(Self { path: path.to_owned(), stream: BufReader::new(stream), patience })
@@ -113,7 +114,10 @@ impl Client {
     }
 }
 
-fn hint(kind: io::ErrorKind) -> &'static str {
+fn hint(path: &Path, kind: io::ErrorKind) -> &'static str {
+    if std::fs::metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
+        return "it is no socket. --socket is the path of admin.socket (--admin-socket) of a running relay or agent";
+    }
     match kind {
         io::ErrorKind::NotFound => {
             "there is no such socket. Is the relay running, with admin.socket (--admin-socket) at this path? --socket names another"

@@ -4,9 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::vault::AgentVault;
+use crate::config::Invalid;
 use crate::config::quic::QuicConfig;
 use crate::config::types::Tls;
 use crate::core::identity::{AgentUri, Identity};
+use crate::net::tls::TlsMaterial;
 use crate::net::{quic, tls};
 
 /// Why credentials are not used.
@@ -95,14 +97,30 @@ pub async fn client(vault: &Arc<AgentVault>) -> quinn::ClientConfig {
     vault.credentials.last()
 }
 
+/// All that is wrong with the files.
+#[must_use]
+pub fn problems(files: &Tls) -> Vec<Invalid> {
+    match TlsMaterial::check(files) {
+        Ok(material) => {
+            let wrong = identity(&material).err();
+            wrong.map(|error| Invalid::at("tls.cert", error.to_string())).into_iter().collect()
+        }
+        Err(wrong) => wrong.into_iter().map(|(key, error)| Invalid::of_file(key, error)).collect(),
+    }
+}
+
+fn identity(material: &TlsMaterial) -> Result<AgentUri, CredentialsError> {
+    match material.identity() {
+        Ok(Identity::Agent(agent)) => Ok(agent),
+        Ok(other) => Err(CredentialsError::Identity(other.to_string())),
+        Err(error) => Err(CredentialsError::Identity(error.to_string())),
+    }
+}
+
 fn read(files: &Tls, quic: &QuicConfig) -> Result<(AgentUri, quinn::ClientConfig), CredentialsError> {
-    let material = tls::TlsMaterial::load(files)?;
+    let material = TlsMaterial::load(files)?;
     material.warn_unless_valid();
-    let agent = match material.identity() {
-        Ok(Identity::Agent(agent)) => agent,
-        Ok(other) => return Err(CredentialsError::Identity(other.to_string())),
-        Err(error) => return Err(CredentialsError::Identity(error.to_string())),
-    };
+    let agent = identity(&material)?;
     let client = quic::client_config(tls::client_config(&material, &[tls::ALPN_ORP])?, quic)?;
     Ok((agent, client))
 }

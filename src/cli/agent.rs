@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing::field::display;
+
 use super::stop::{self, StopSignals};
 use crate::admin::server;
-use crate::agent::Agent;
+use crate::agent::{Agent, credentials};
 use crate::config::Problems;
 use crate::config::agent::{AgentConfig, Consume, Expose};
-use crate::config::layers::Overlay;
+use crate::config::layers::{Origins, Overlay};
 use crate::config::types::LogFormat;
 use crate::net::descriptors;
 use crate::telemetry;
@@ -49,7 +51,16 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// The files that it names are configuration: what is wrong with any of them is said before anything starts.
     fn load(&self) -> Result<AgentConfig, Problems> {
+        let (config, origins) = self.configuration()?;
+        let mut found = credentials::problems(&config.tls);
+        found.extend(server::problem(config.admin.socket.as_deref()));
+        let problems = origins.locate_all(&found);
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    fn configuration(&self) -> Result<(AgentConfig, Origins), Problems> {
         let log = self.log.map(|format| match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -66,7 +77,7 @@ impl AgentArgs {
         ];
         let set = self.set.iter().map(|assignment| Overlay::set(assignment));
         let overlays: Vec<_> = set.chain(flags.into_iter().flatten()).collect();
-        AgentConfig::load(self.config.as_deref(), &overlays)
+        AgentConfig::load_with_origins(self.config.as_deref(), &overlays)
     }
 }
 
@@ -105,7 +116,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     for (service, addr) in agent.offers() {
         tracing::info!(service, %addr, "listening");
     }
-    tracing::info!(agent = %agent.uri(), ?admin, "agent started");
+    let admin = admin.as_ref().map(|path| display(path.display()));
+    tracing::info!(agent = %agent.uri(), admin, "agent started");
     let mut hangup = stop::reload_signal()?;
     loop {
         tokio::select! {
@@ -155,7 +167,11 @@ mod tests {
     }
 
     fn load(line: &str) -> Result<AgentConfig, Problems> {
-        Line::try_parse_from(std::iter::once("agent").chain(line.split(' '))).unwrap().agent.load()
+        Line::try_parse_from(std::iter::once("agent").chain(line.split(' ')))
+            .unwrap()
+            .agent
+            .configuration()
+            .map(|(config, _)| config)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use crate::admin::draw;
@@ -195,9 +195,7 @@ async fn plan(args: Common, mode: Mode) -> anyhow::Result<Plan> {
         problem("--secs", format!("must be 0.1 to {LONGEST_SECS}, is {}", args.secs));
     }
     let ca = Site::load_ca(&args.ca, &args.ca_key);
-    if let Err(error) = &ca {
-        problem("--ca, --ca-key", format!("{:#}", anyhow!("{error}")));
-    }
+    let ca = ca.map_err(|error| problem("--ca, --ca-key", format!("{:#}", anyhow::Error::new(error))));
     let relay = args.relay_pid.map(Process::find).transpose();
     match &relay {
         Err(failure) => problem("--relay-pid", failure.to_string()),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::core::identity::{AgentUri, Region, RelayId, RelayUri, Tenant};
 use crate::pki::files::{self, Existing, Options, Written};
+use crate::pki::{PkiError, Validity, check_dns};
 
 /// Arguments of `outrelay pki`.
 #[derive(Args, Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct CommonArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Days of validity [default: 3650 for a CA, else 365]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_days)]
     pub days: Option<u32>,
     /// Replace existing files
     #[arg(long)]
@@ -72,7 +73,7 @@ pub struct RelayArgs {
     #[arg(long)]
     pub id: RelayId,
     /// A DNS name or IP address that agents dial, beside localhost; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_dns)]
     pub dns: Vec<String>,
 }
 
@@ -86,7 +87,7 @@ pub struct AgentArgs {
     #[arg(long)]
     pub tenant: Tenant,
     /// What the files are called
-    #[arg(long)]
+    #[arg(long, value_parser = parse_name)]
     pub name: String,
     /// The agent's UUID [default: a new one]
     #[arg(long, value_parser = parse_uuid)]
@@ -96,6 +97,19 @@ pub struct AgentArgs {
 /// The text stays as given: it is part of the identity, which is compared byte by byte.
 fn parse_uuid(text: &str) -> Result<String, uuid::Error> {
     Uuid::try_parse(text).map(|_| text.to_owned())
+}
+
+fn parse_days(text: &str) -> Result<u32, String> {
+    let days = text.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+    Validity::days(days).map(|_| days).map_err(|error| error.to_string())
+}
+
+fn parse_dns(text: &str) -> Result<String, PkiError> {
+    check_dns(text).map(|()| text.to_owned())
+}
+
+fn parse_name(text: &str) -> Result<String, PkiError> {
+    files::check_name(text).map(|()| text.to_owned())
 }
 
 /// Makes what was asked for, and prints what was written.

@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::Signal;
+use tracing::field::display;
 
 use super::stop::{self, StopSignals};
 use super::systemd;
 use crate::admin::server;
 use crate::clock::now_unix_ms;
-use crate::config::Problems;
-use crate::config::layers::Overlay;
+use crate::config::layers::{Origins, Overlay};
 use crate::config::relay::RelayConfig;
 use crate::config::types::LogFormat;
+use crate::config::{Invalid, Problem, Problems};
 use crate::directory::embedded::Embedded;
 use crate::net::descriptors;
-use crate::relay::Relay;
 use crate::relay::watch_files::Files;
+use crate::relay::{Relay, credentials, fleet_key};
 use crate::telemetry::{self, LogFilter};
 
 /// Runs the relay service until SIGTERM or SIGINT.
@@ -81,6 +82,10 @@ impl RelayArgs {
     }
 
     fn configuration(&self) -> Result<RelayConfig, Problems> {
+        self.with_origins().map(|(config, _)| config)
+    }
+
+    fn with_origins(&self) -> Result<(RelayConfig, Origins), Problems> {
         let log = self.log.map(|format| match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -103,19 +108,38 @@ impl RelayArgs {
         ];
         let set = self.set.iter().map(|assignment| Overlay::set(assignment));
         let overlays: Vec<_> = set.chain(flags.into_iter().flatten()).collect();
-        RelayConfig::load(self.config.as_deref(), &overlays)
+        RelayConfig::load_with_origins(self.config.as_deref(), &overlays)
     }
 
-    /// Rules are configuration: a bad file is said before anything starts.
+    /// The files that it names are configuration: what is wrong with any of them is said before anything starts.
     fn load(&self) -> Result<RelayConfig, Problems> {
-        let config = self.configuration()?;
-        Embedded::from(&config.directory).load_rules(now_unix_ms())?;
-        Ok(config)
+        let (config, origins) = self.with_origins()?;
+        let directory = Embedded::from(&config.directory);
+        let mut problems = origins.locate_all(&credentials::problems(&config));
+        let others = [
+            fleet_key::problem(config.resume.fleet_key.as_deref()),
+            directory.audit_problem(),
+            server::problem(config.admin.socket.as_deref()),
+        ];
+        problems.extend(origins.locate_all(&others.into_iter().flatten().collect::<Vec<_>>()));
+        if let Err(Problems(rules)) = directory.load_rules(now_unix_ms()) {
+            problems.extend(rules.into_iter().filter_map(|problem| of_rules(&config, &origins, problem)));
+        }
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 }
 
 /// Files that a relay has open at most, its clients of HTTP and of the admin socket included. Agents need none.
 const FILES: usize = 128;
+
+/// A file that cannot be read has no line: the place is where it is named.
+fn of_rules(config: &RelayConfig, origins: &Origins, problem: Problem) -> Option<Problem> {
+    let file = config.directory.rules.as_ref().map(|file| file.display().to_string());
+    if file.as_ref() == Some(&problem.source) {
+        return origins.locate(&Invalid::at("directory.rules", problem.to_string()));
+    }
+    Some(problem)
+}
 
 /// Runs the relay.
 ///
@@ -143,7 +167,8 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let quic = relay.quic_addr()?;
     let admin = relay.vault().config.now().admin.socket.clone();
     let http = relay.http_addr();
-    tracing::info!(relay = %relay.vault().relay, %quic, http = ?http, admin = ?admin, "listening");
+    let (shown_http, shown_admin) = (http.map(display), admin.as_ref().map(|path| display(path.display())));
+    tracing::info!(relay = %relay.vault().relay, %quic, http = shown_http, admin = shown_admin, "listening");
     if let Some(file) = &ready_file {
         let ready = serde_json::json!({ "quic": quic, "http": http, "admin": admin, "pid": std::process::id() });
         write_ready(file, &ready)?;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::audit_log::rotation::Rotation;
 use super::audit_log::{AuditLog, AuditLogError};
 use super::rules::{self, Rules};
-use crate::config::Problems;
 use crate::config::relay::Directory;
+use crate::config::types::folder_of;
+use crate::config::{Invalid, Problems};
 
 /// Where rules come from and decisions go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,6 +38,17 @@ impl Embedded {
             Some(path) => rules::load(path, now_unix_ms),
             None => Ok(Rules::default()),
         }
+    }
+
+    /// What is wrong with the configured audit file. It is not made here.
+    #[must_use]
+    pub fn audit_problem(&self) -> Option<Invalid> {
+        let path = self.audit.as_deref()?;
+        let wrong = match path.symlink_metadata() {
+            Ok(_) => self.open_audit().map(drop),
+            Err(_) => folder_of(path).map_err(|source| AuditLogError::Open { path: path.to_owned(), source }),
+        };
+        wrong.err().map(|error| Invalid::of_file("directory.audit", error))
     }
 
     /// The audit file, ready to be appended to; none where none is wanted.

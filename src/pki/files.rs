@@ -91,7 +91,10 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
 }
 
 /// A name from the command line becomes part of a path: it must not lead out of the directory.
-fn check_name(name: &str) -> Result<(), PkiError> {
+///
+/// # Errors
+/// [`PkiError::FileName`].
+pub fn check_name(name: &str) -> Result<(), PkiError> {
     let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if first && name.len() <= 64 && name.bytes().all(fit) { Ok(()) } else { Err(PkiError::FileName(name.to_owned())) }

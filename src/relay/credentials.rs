@@ -22,12 +22,13 @@ use tokio::time::Instant;
 
 use super::watch_files;
 use super::{fleet_key, tickets};
+use crate::config::Invalid;
 use crate::config::relay::RelayConfig;
 use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError, RelayUri};
 use crate::core::ids::Generation;
 use crate::core::reject::ResetCode;
-use crate::net::tls::ClientCheck;
+use crate::net::tls::{ClientCheck, TlsMaterial};
 use crate::net::{quic, tls};
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -256,15 +257,31 @@ pub fn server_config(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerCon
     read(config).map(|(relay, server, _)| (relay, server))
 }
 
-fn read(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig, ClientCheck), CredentialsError> {
-    let material = tls::TlsMaterial::load(&config.tls)?;
-    material.warn_unless_valid();
+/// All that is wrong with the files of certificate, key and CA.
+#[must_use]
+pub fn problems(config: &RelayConfig) -> Vec<Invalid> {
+    match TlsMaterial::check(&config.tls) {
+        Ok(material) => {
+            let wrong = identity(config, &material).err();
+            wrong.map(|error| Invalid::between("tls.cert", "id", error.to_string())).into_iter().collect()
+        }
+        Err(wrong) => wrong.into_iter().map(|(key, error)| Invalid::of_file(key, error)).collect(),
+    }
+}
+
+fn identity(config: &RelayConfig, material: &TlsMaterial) -> Result<RelayUri, CredentialsError> {
     let configured = config.uri()?;
     match material.identity() {
-        Ok(Identity::Relay(certified)) if certified == configured => {}
-        Ok(other) => return Err(CredentialsError::Identity { certificate: other.to_string(), configured }),
-        Err(error) => return Err(CredentialsError::Identity { certificate: error.to_string(), configured }),
+        Ok(Identity::Relay(certified)) if certified == configured => Ok(configured),
+        Ok(other) => Err(CredentialsError::Identity { certificate: other.to_string(), configured }),
+        Err(error) => Err(CredentialsError::Identity { certificate: error.to_string(), configured }),
     }
+}
+
+fn read(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig, ClientCheck), CredentialsError> {
+    let material = TlsMaterial::load(&config.tls)?;
+    material.warn_unless_valid();
+    let configured = identity(config, &material)?;
     let server = quic::server_config(tls::server_config(&material, &[tls::ALPN_ORP])?, &config.quic)?;
     Ok((configured, server, ClientCheck::new(&material)?))
 }

@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::config::Invalid;
+use crate::config::types::folder_of;
 use crate::core::ticket::keys::{FleetKey, FleetKeys, KEY_BYTES, KeyFileError, KeyId};
 
 /// Far longer than a file of the most keys with a comment on each line.
@@ -62,13 +64,29 @@ pub fn of(file: Option<&Path>) -> Result<FleetKeys, FleetKeyError> {
     load_or_create(file)
 }
 
+/// What is wrong with the configured file. It is not made here.
+#[must_use]
+pub fn problem(file: Option<&Path>) -> Option<Invalid> {
+    let file = file?;
+    let wrong = if is_absent(file) {
+        folder_of(file).map_err(|source| FleetKeyError::Create { file: file.to_owned(), source })
+    } else {
+        load(file).map(drop)
+    };
+    wrong.err().map(|error| Invalid::of_file("resume.fleet_key", error))
+}
+
+/// A dangling link is no place for a key.
+fn is_absent(file: &Path) -> bool {
+    file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// The keys in `file`. Where there is no such file, it is made, with one random key and mode 0600.
 ///
 /// # Errors
 /// Why it is not used.
 fn load_or_create(file: &Path) -> Result<FleetKeys, FleetKeyError> {
-    // A dangling link is no place for a key.
-    if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+    if is_absent(file) {
         match create(file) {
             Ok(()) => tracing::info!(file = %file.display(), "fleet key made"),
             // Another relay of this machine was quicker: its key is as good.

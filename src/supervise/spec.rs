@@ -1,5 +1,6 @@
 //! One child of a supervisor: how it is started, whether it is started again, how long it may take to stop.
 
+use std::error::Error;
 use std::fmt::{self, Debug};
 use std::future::Future;
 use std::pin::Pin;
@@ -40,9 +41,17 @@ impl Exit {
     /// Without ractor's words around an actor's own: they call every failure to start a panic.
     pub(super) fn not_started(why: &SpawnErr) -> Self {
         Self::NotStarted(match why {
-            SpawnErr::StartupFailed(why) => why.to_string(),
+            SpawnErr::StartupFailed(why) => in_full(why.as_ref()),
             other => other.to_string(),
         })
+    }
+
+    /// Why it ended.
+    pub(super) fn into_why(self) -> String {
+        match self {
+            Self::NotStarted(why) | Self::Failed(why) => why,
+            other => other.to_string(),
+        }
     }
 
     /// Whether the child ended as it meant to.
@@ -50,6 +59,11 @@ impl Exit {
     pub fn is_normal(&self) -> bool {
         matches!(self, Self::Stopped(_))
     }
+}
+
+/// An error with all that is behind it.
+fn in_full(error: &(dyn Error + 'static)) -> String {
+    anyhow::Chain::new(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 impl fmt::Display for Exit {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::SpawnErr;
 use tokio::task::JoinHandle;
 
 use super::fault::{self, Fault};
@@ -16,6 +15,11 @@ use super::task::Owned;
 
 /// How long a whole tree gets to stop: more than the deadlines of its actors together.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Why a tree did not start: which child, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotStarted(String);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -35,9 +39,10 @@ impl Tree {
         args: OneForOneArgs,
         hang: Duration,
         killed: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Self, SpawnErr> {
+    ) -> Result<Self, NotStarted> {
         let root = Arc::clone(args.slot.node());
-        let ended = Ended::Later(one_for_one::start_root(args).await?);
+        let started = one_for_one::start_root(args).await;
+        let ended = Ended::Later(started.map_err(|error| NotStarted(Exit::not_started(&error).into_why()))?);
         let sweeper = Some(sweeper::start(&root, hang, killed));
         Ok(Self { root, ended, sweeper })
     }

@@ -100,6 +100,18 @@ fn an_address_that_cannot_be_reached_is_no_successor() {
 }
 
 #[test]
+fn what_is_no_socket_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("notes.txt");
+    std::fs::write(&file, "x").unwrap();
+    for path in [file.as_path(), dir.path()] {
+        let (code, why) = run(&["admin", "--socket", path.to_str().unwrap(), "tree"]);
+        assert_eq!(code, 1, "{why}");
+        assert!(why.contains(path.to_str().unwrap()) && why.contains("no socket"), "{why}");
+    }
+}
+
+#[test]
 fn a_socket_path_that_is_too_long_is_a_mistake_in_the_configuration() {
     let path = format!("/tmp/{}", "x".repeat(103));
     assert_eq!(path.len(), 108);
@@ -141,6 +153,138 @@ async fn a_rule_that_this_relay_does_not_serve_is_said_where_rules_are_read() {
     program.said(&["WARN", "rules.toml:6: ", "fast", "forward plane"]).await;
     program.said(&["WARN", "rules.toml:12: ", "direct", "direct path"]).await;
     assert_eq!(program.log().matches("is refused").count(), 2, "a line for each rule: {}", program.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_listens_on_is_said_in_plain_values() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    let program = Program::start_with(&deployment, &config, &["--log", "json"]).await;
+    let line: Value = serde_json::from_str(&program.said(&["\"listening\""]).await).unwrap();
+    let http: std::net::SocketAddr = line["http"].as_str().unwrap().parse().expect("an address");
+    assert!(http.port() != 0 && line["quic"].as_str().unwrap().parse::<std::net::SocketAddr>().is_ok(), "{line}");
+    assert_eq!(line["admin"], config.admin.socket.unwrap().to_str().unwrap());
+
+    let socket = deployment.dir.path().join("agent.sock").display().to_string();
+    for admin_socket in [None, Some(&socket)] {
+        let mut args = vec!["agent".to_owned(), "--relay".to_owned(), program.addr.to_string()];
+        args.extend(["--log", "json", "--consume", "web=127.0.0.1:0"].map(str::to_owned));
+        args.extend(tls_flags(&deployment.agent_tls(&agent(1))));
+        args.extend(admin_socket.iter().flat_map(|path| ["--admin-socket".to_owned(), (*path).clone()]));
+        let mut running = Running::start(&deployment, outrelay(&strs(&args)));
+        let line: Value = serde_json::from_str(&running.said(&["agent started"]).await).unwrap();
+        assert_eq!(line.get("admin").and_then(Value::as_str), admin_socket.map(String::as_str), "{line}");
+        assert!(admin_socket.is_some() || line.get("admin").is_none(), "left out where there is none: {line}");
+    }
+}
+
+#[test]
+fn every_file_that_a_relay_cannot_use_is_listed_with_its_flag_and_the_reason() {
+    let deployment = Deployment::new();
+    let dir = deployment.dir.path().display().to_string();
+    let key = deployment.write("open.key", "not a key\n");
+    let (cert, ca) = (format!("{dir}/none.crt"), deployment.write("ca.crt", "no PEM"));
+    let file = format!("{dir}/relay.toml");
+    std::fs::write(&file, format!("[tls]\nca = \"{}\"\n[resume]\nfleet_key = \"{dir}/no/fleet.key\"\n", ca.display()))
+        .unwrap();
+    let mut args = relay_flags();
+    let (rules, audit, socket) = (format!("{dir}/no.rules"), format!("{dir}/no/audit"), format!("{dir}/no/admin.sock"));
+    let key = key.to_str().unwrap();
+    args.extend(
+        ["--config", &file, "--cert", &cert, "--key", key, "--rules", &rules, "--audit", &audit]
+            .iter()
+            .map(|arg| (*arg).to_owned()),
+    );
+    args.extend(["--admin-socket".to_owned(), socket.clone()]);
+    let (code, why) = run(&strs(&args));
+    assert_eq!(code, 2, "{why}");
+    for [place, path, reason] in [
+        ["--cert: ", &cert, "No such file"],
+        ["--key: ", key, "not PEM"],
+        [&format!("{file}:2: "), ca.to_str().unwrap(), "not PEM"],
+        [&format!("{file}:4: "), &format!("{dir}/no/fleet.key"), "No such file"],
+        ["--rules: ", &rules, "No such file"],
+        ["--audit: ", &audit, "No such file"],
+        ["--admin-socket: ", &socket, "No such file"],
+    ] {
+        let line = why.lines().find(|line| line.starts_with(place)).unwrap_or_else(|| panic!("{place}: {why}"));
+        assert!(line.contains(path) && line.contains(reason), "{line}");
+        assert_eq!(line.matches(reason).count(), 1, "{line}");
+    }
+    assert!(!why.contains("panicked"), "{why}");
+    assert_eq!(why.lines().count(), 7, "{why}");
+}
+
+#[test]
+fn a_certificate_of_somebody_else_is_a_mistake_in_the_configuration() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r2", OPEN_WORLD);
+    let mut args = relay_flags();
+    args.extend(tls_flags(&config.tls));
+    let (code, why) = run(&strs(&args));
+    assert_eq!(code, 2, "{why}");
+    assert!(why.starts_with("--cert: ") && why.contains("outrelay://acme/relay/r2"), "{why}");
+    let other = deployment.agent_tls(&agent(1));
+    let mut args: Vec<_> = ["agent", "--relay", "127.0.0.1:1", "--admin-socket", "/nonexistent/dir/a.sock"].into();
+    let (cert, key) = (config.tls.cert.to_str().unwrap(), other.key.to_str().unwrap());
+    args.extend(["--cert", cert, "--key", key, "--ca", "/nonexistent/ca.crt"]);
+    let (code, why) = run(&args);
+    assert_eq!(code, 2, "{why}");
+    for (place, word) in
+        [("--key: ", "does not match"), ("--ca: ", "No such file"), ("--admin-socket: ", "No such file")]
+    {
+        assert!(why.lines().any(|line| line.starts_with(place) && line.contains(word)), "{place}: {why}");
+    }
+    assert_eq!(why.lines().count(), 3, "{why}");
+}
+
+/// Where it is only found out when it is tried.
+#[tokio::test]
+async fn a_relay_that_does_not_start_says_why_once() {
+    let deployment = Deployment::new();
+    let nowhere = PathBuf::from("/nonexistent/folder/file");
+    let mut no_socket = deployment.relay_config("r1", OPEN_WORLD);
+    no_socket.admin.socket = Some(nowhere.clone());
+    let mut no_audit = deployment.relay_config("r1", OPEN_WORLD);
+    no_audit.directory.audit = Some(nowhere);
+    for (config, what) in [(no_socket, "admin.socket"), (no_audit, "audit file")] {
+        let error = outrelay::relay::Relay::start(config).await.unwrap_err();
+        let why = format!("{:#}", anyhow::Error::new(error));
+        for word in [what, "/nonexistent/folder/file", "No such file"] {
+            assert_eq!(why.matches(word).count(), 1, "{word}: {why}");
+        }
+        assert!(!why.contains("panicked"), "{why}");
+    }
+}
+
+#[test]
+fn a_benchmark_says_why_it_has_no_authority() {
+    let (ca, key) = ("/nonexistent/ca.crt", "/nonexistent/ca.key");
+    let (code, why) = run(&["bench", "rtt", "--relay", "127.0.0.1:1", "--tenant", "acme", "--ca", ca, "--ca-key", key]);
+    assert_eq!(code, 2, "{why}");
+    assert!(why.contains("--ca") && why.contains(ca) && why.contains("No such file"), "{why}");
+}
+
+#[test]
+fn certificates_are_asked_for_with_names_and_days_that_there_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert_eq!(run(&["pki", "init", path]).0, 0);
+    let relay = ["pki", "relay", path, "--region", "acme", "--id", "r1"];
+    let agent = ["pki", "agent", path, "--tenant", "acme", "--name"];
+    for (args, flag) in [
+        ([&agent[..], &["../x"]].concat(), "--name"),
+        ([&agent[..], &["web", "--days", "0"]].concat(), "--days"),
+        ([&relay[..], &["--days", "4000000000"]].concat(), "--days"),
+        ([&relay[..], &["--dns", ""]].concat(), "--dns"),
+        ([&relay[..], &["--dns", "not a host"]].concat(), "--dns"),
+    ] {
+        let (code, why) = run(&args);
+        assert_eq!(code, 2, "{args:?}: {why}");
+        assert!(why.contains(flag), "{args:?}: {why}");
+    }
+    let good = ["--dns", "r1.example", "--dns", "10.0.0.1", "--dns", "::1", "--dns", "*.example"];
+    assert_eq!(run(&[&relay[..], &good].concat()).0, 0);
 }
 
 #[test]
