@@ -1,7 +1,7 @@
 //! A stream that outlives its paths: what its tasks share (wire.md §5).
 //!
 //! The local socket lives as long as the stream; the path, a bidirectional stream of one session, is replaced when it is lost.
-//! Both directions' numbers are in one [`Endpoint`] behind one lock, which is never held over an await. Four concerns:
+//! Both directions' numbers are in one [`Endpoint`] behind one lock, which is never held over an await. The concerns:
 //!
 //! | file | what it does |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | [`receiving`] | the task path → local socket |
 //! | [`keeping`] | the task that reports to the partner, and lets time pass |
 //! | [`resuming`] | from a lost path to the next one |
+//! | [`search`] | on which session the next one is looked for |
 //! | [`moving`] | leaves a path that stands, because its relay drains |
 //!
 //! A new path's halves are laid down here for the two copying tasks, which are woken and take them. Whoever finds a path to
@@ -33,6 +34,7 @@ pub mod keeping;
 pub mod moving;
 pub mod receiving;
 pub mod resuming;
+pub mod search;
 pub mod sending;
 mod state;
 pub mod verdict;
@@ -86,7 +88,7 @@ pub struct Carried {
     keeper: Notify,
     /// Told when the stream has another path, and when it is over.
     moved: Notify,
-    /// The other agent's half waits: an attempt that pauses is made at once.
+    /// The other agent's half waits: an attempt that pauses is made at once, and where its half waits.
     called: Notify,
 }
 
@@ -161,8 +163,8 @@ impl Carried {
         }
     }
 
-    /// RESUME_WANTED came: the partner's half is parked.
-    pub fn on_called(&self) -> Called {
+    /// RESUME_WANTED came on the session with this number: the partner's half is parked there.
+    pub fn on_called(&self, session: u64) -> Called {
         let now = self.now();
         let mut inner = self.lock();
         if inner.dead.is_none() && inner.endpoint.is_finished() {
@@ -170,6 +172,7 @@ impl Carried {
         }
         match inner.endpoint.on_wanted(now) {
             Wanted::Ignore => {
+                inner.called_on = Some(session);
                 self.called.notify_one();
                 Called::Coming
             }

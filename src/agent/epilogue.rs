@@ -33,7 +33,7 @@ impl Epilogues {
     /// RESUME_WANTED: the other agent's half is parked. It comes again while the half waits, so what cannot be answered now may
     /// be left.
     pub fn on_wanted(&mut self, vault: &AgentVault, session: &Arc<Session>, id: StreamId) {
-        let called = vault.routes.called(id);
+        let called = vault.routes.called(id, session.number);
         let remembered = match called {
             Some(Called::Coming) => return,
             Some(Called::Gone) => None,

@@ -11,8 +11,9 @@
 //!    and that alone makes the other agent send its own half, on its session in use. The stall is a few round trips.
 //! 3. An agent that has no new session when a stream of its is cut waits for one, and does not go back to the relay that
 //!    drains: there the halves would not meet. Only after [`FALLS_BACK`] does it, and so does its partner if its half was not
-//!    answered by then. The stream then stays where it is, until it ends or the relay does. So two agents that came to different
-//!    relays keep their streams for as long as the old relay stands.
+//!    answered by then. Where they meet there, the stream stays, until it ends or the relay does. So two agents that came to
+//!    different relays keep their streams for as long as the old relay stands. Where they do not, for one of them was out of reach
+//!    and has lost its old session, the stream looks at the new relay again: when the other agent calls from there, and now and then.
 //!
 //! What cannot be moved stays until it ends or the relay closes: streams that are not resumable, and those whose other agent has
 //! not named `goaway`, for it would stay. When nothing is left on the old session, it is closed.
@@ -114,7 +115,9 @@ pub async fn run(vault: Arc<AgentVault>, session: Arc<Session>) {
         stands(&vault).await;
         move_all(&vault, &session).await;
         let left = session.paths();
-        if !is_told && !vault.routes.carried().iter().any(|stream| stream.is_movable_from(session.number)) {
+        let is_to_move =
+            |stream: &Arc<Carried>| stream.is_movable_from(session.number) || stream.is_on_its_way_from(session.number);
+        if !is_told && !vault.routes.carried().iter().any(is_to_move) {
             is_told = true;
             let (moved, took) = (session.moved(), began.elapsed());
             tracing::info!(relay = %session.relay, moved, left, ?took, "moved {moved} streams in {took:?}");

@@ -195,10 +195,6 @@ impl AgentVault {
     /// Resolves when another session than this one is in use, or none while this one is left.
     pub async fn is_replaced(&self, number: u64) {
         let is_left = || self.leaving_sessions().iter().any(|session| session.number == number);
-        if is_left() {
-            // A half that came back waits there for as long as the relay lets it.
-            return std::future::pending().await;
-        }
         let is_other = |session: &Option<Arc<Session>>| match session {
             Some(session) => session.number != number,
             None => is_left(),

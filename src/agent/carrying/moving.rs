@@ -31,6 +31,13 @@ impl Carried {
         inner.dead.is_none() && matches!(inner.endpoint.phase(), Phase::Frozen { .. })
     }
 
+    /// Whether it has left its path on this session, or lost it, and has no other yet.
+    #[must_use]
+    pub fn is_on_its_way_from(&self, session: u64) -> bool {
+        let inner = self.lock();
+        inner.is_on(session) && matches!(inner.endpoint.phase(), Phase::Frozen { .. })
+    }
+
     /// Leaves its path on this session, if it can be replaced; whether it did.
     #[must_use]
     pub fn move_from(&self, session: u64) -> bool {

@@ -1,11 +1,13 @@
-//! From a lost path to the next one: STREAM_RESUME on a fresh stream, the echo, and both halves for the copying tasks.
+//! From a lost path to the next one: STREAM_RESUME on a fresh stream, the echo, and both halves for the copying tasks. Where the
+//! stream's half is sent is decided in [`search`](super::search).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use super::keeping::OnSession;
+use super::search::Search;
 use super::verdict::{Verdict, verdict};
 use super::{Carried, FinTrust, PathHalf};
 use crate::agent::backoff::shortened;
@@ -41,7 +43,7 @@ enum Attempt {
 pub async fn resume(shared: &Carried, vault: &AgentVault, since: Duration) -> Option<OnSession> {
     let within = vault.config.timeouts.resume;
     tokio::select! {
-        found = attempts(shared, vault, shared.clock + since + FALLS_BACK) => match found {
+        found = attempts(shared, vault, Search::new(shared.clock + since + FALLS_BACK)) => match found {
             Ok(path) => return Some(path),
             Err(why) => shared.lose(format!("not resumed: {why}")),
         },
@@ -51,20 +53,18 @@ pub async fn resume(shared: &Carried, vault: &AgentVault, since: Duration) -> Op
     None
 }
 
-async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -> Result<OnSession, String> {
+async fn attempts(shared: &Carried, vault: &AgentVault, mut search: Search) -> Result<OnSession, String> {
     let mut pause = FIRST_PAUSE;
     let [mut full, longest_full] = FULL;
     // Bounded by the caller's deadline.
     loop {
-        let session = next_session(shared, vault, fall_back_at).await;
-        let is_last = Instant::now() >= fall_back_at;
-        let number = session.number;
+        let place = search.place(shared, vault).await;
         let id = shared.fields().stream_id;
         let attempt = tokio::select! {
-            attempt = attempt(shared, session) => attempt,
-            () = vault.is_replaced(number) => Attempt::Again("another session is used now".to_owned()),
-            () = sleep_until(fall_back_at), if !is_last && shared.old_session(vault).is_some() => {
-                Attempt::Again("the other agent is not here: back to the relay that drains".to_owned())
+            attempt = attempt(shared, Arc::clone(place.session())) => attempt,
+            why = search.over(shared, vault, &place) => {
+                tracing::debug!(stream = %id, why, "resuming elsewhere");
+                continue;
             }
         };
         match attempt {
@@ -84,32 +84,10 @@ async fn attempts(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -
                 tokio::select! {
                     () = sleep(shortened(full, rand::random())) => {}
                     // The partner that calls has found no room either: it is not hurried to.
-                    () = vault.is_replaced(number) => {}
-                    () = sleep_until(fall_back_at), if !is_last && shared.old_session(vault).is_some() => {}
+                    _why = search.over(shared, vault, &place) => {}
                 }
                 full = (full * 2).min(longest_full);
             }
-        }
-    }
-}
-
-/// The session in use; and where there is none, or none on which the other agent is found, the one that the stream came from, if its
-/// relay drains and still stands (see [`leaving`](crate::agent::leaving)).
-async fn next_session(shared: &Carried, vault: &AgentVault, fall_back_at: Instant) -> Arc<Session> {
-    let mut sessions = vault.watch_session();
-    let is_usable =
-        |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|one| one.quic.close_reason().is_none());
-    loop {
-        let is_last = Instant::now() >= fall_back_at;
-        if is_last && let Some(old) = shared.old_session(vault) {
-            return old;
-        }
-        tokio::select! {
-            // The sender is in the vault, so it cannot be gone.
-            session = sessions.wait_for(is_usable) => if let Some(session) = session.ok().and_then(|session| session.clone()) {
-                return session;
-            },
-            () = sleep_until(fall_back_at), if !is_last => {}
         }
     }
 }
@@ -206,12 +184,6 @@ impl Carried {
         drop(inner);
         self.wake_all();
         Ok(())
-    }
-
-    /// The session on which its last path was, if its relay drains and still stands.
-    fn old_session(&self, vault: &AgentVault) -> Option<Arc<Session>> {
-        let number = self.lock().session;
-        vault.leaving().into_iter().find(|session| session.number == number && session.quic.close_reason().is_none())
     }
 
     /// Resolves when the stream was ended while it has no path.

@@ -123,6 +123,8 @@ pub(super) struct Inner {
     pub(super) session: u64,
     /// It has come back to a relay that drains, and is not moved again.
     pub(super) stays: bool,
+    /// The number of the session at whose relay the other agent's half was last said to wait.
+    pub(super) called_on: Option<u64>,
 }
 
 impl Inner {
@@ -134,6 +136,7 @@ impl Inner {
             relay: session.relay.clone(),
             session: session.number,
             stays: false,
+            called_on: None,
             send: None,
             recv: None,
             keeper_wakes: None,

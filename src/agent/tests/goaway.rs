@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::harness::{
-    Deployment, FakeRelay, NAMED, Peer, Stream, actor, connect, expect_tcp, reject, send_tcp, soon, until,
+    Deployment, FakeRelay, Logged, NAMED, Peer, Stream, actor, connect, expect_tcp, reject, send_tcp, soon, until,
 };
 use crate::agent::Agent;
 use crate::clock::now_unix_ms;
@@ -282,6 +282,74 @@ async fn a_stream_that_is_cut_while_there_is_no_new_session_waits_for_one() {
     send_tcp(&mut local, b"on").await;
     path.expect(b"on").await;
     scene.agent.shutdown().await;
+}
+
+/// A stream whose partner was out of reach when its relay drained, and which has gone back there, for another stream keeps that
+/// relay.
+struct WentBack {
+    scene: Scene,
+    /// The relay that it was to go to.
+    new: Peer,
+    /// Its half at the relay that drains.
+    half: Stream,
+    local: TcpStream,
+    id: u64,
+    /// That stay.
+    _others: (TcpStream, Stream),
+}
+
+impl WentBack {
+    /// With a new relay that accepts `features`.
+    async fn start(features: &[&str]) -> Self {
+        let mut scene = scene(1, &NAMED, |_| {}).await;
+        let without: Vec<&str> = NAMED.into_iter().filter(|name| *name != "goaway").collect();
+        let (other, stays, _) = scene.open(&without).await;
+        let (local, _stream, id) = scene.open(&NAMED).await;
+        scene.drain_to_second().await;
+        let new = scene.second.greet(features).await;
+        let (_unanswered, numbers) = half(&new).await;
+        assert_eq!(numbers.stream_id, id);
+        let (half, numbers) = half(&scene.peer).await;
+        assert_eq!(numbers.stream_id, id);
+        Self { scene, new, half, local, id, _others: (other, stays) }
+    }
+
+    /// The other agent is at the new relay: the stream goes on there.
+    async fn goes_on(&mut self, mut path: Stream) {
+        assert_eq!(self.half.reset_code().await, RESUMABLE);
+        path.write(&said(self.id, 0, 5)).await;
+        send_tcp(&mut self.local, b"on").await;
+        path.expect(b"on").await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_went_back_comes_when_its_partner_waits_at_the_new_relay() {
+    let logged = Logged::start();
+    let mut went_back = WentBack::start(&NAMED).await;
+    // From the relay where it is: it is there.
+    let wanted = Frame::ResumeWanted(orp::ResumeWanted { stream_id: went_back.id });
+    went_back.scene.peer.control.write(&wanted).await;
+    went_back.scene.peer.control.write(&Frame::Ping).await;
+    while went_back.scene.peer.control.frame().await != Frame::Pong {}
+    went_back.new.control.write(&wanted).await;
+    let called = tokio::time::timeout(Duration::from_secs(1), half(&went_back.new)).await;
+    let (path, _numbers) = called.expect("its partner waits for it");
+    let early = tokio::time::timeout(Duration::from_millis(1), went_back.scene.peer.quic.accept_bi()).await;
+    assert!(early.is_err(), "it had no reason to send another half there");
+    went_back.goes_on(path).await;
+    until("the move is told", || logged.count("moved 1 streams") == 1).await;
+    assert_eq!(logged.count("moved 0 streams"), 0);
+    went_back.scene.agent.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_went_back_looks_at_the_new_relay_again_where_nobody_calls_it() {
+    let without: Vec<&str> = NAMED.into_iter().filter(|name| *name != "resume-call").collect();
+    let mut went_back = WentBack::start(&without).await;
+    let (path, _numbers) = half(&went_back.new).await;
+    went_back.goes_on(path).await;
+    went_back.scene.agent.shutdown().await;
 }
 
 #[tokio::test]

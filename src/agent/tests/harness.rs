@@ -354,6 +354,41 @@ impl Proxy {
     }
 }
 
+/// What is logged on this thread from here on, at `info` and above.
+pub(super) struct Logged {
+    lines: Lines,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logged {
+    pub(super) fn start() -> Self {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// How many lines have these words in them.
+    pub(super) fn count(&self, words: &str) -> usize {
+        let lines = self.lines.0.lock().unwrap();
+        String::from_utf8_lossy(&lines).lines().filter(|line| line.contains(words)).count()
+    }
+}
+
 async fn udp() -> tokio::net::UdpSocket {
     tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap()
 }

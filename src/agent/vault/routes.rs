@@ -150,14 +150,14 @@ impl Routes {
         true
     }
 
-    /// RESUME_WANTED came. None: there is no such stream.
+    /// RESUME_WANTED came on the session with this number. None: there is no such stream.
     #[must_use]
-    pub fn called(&self, id: StreamId) -> Option<Called> {
+    pub fn called(&self, id: StreamId, session: u64) -> Option<Called> {
         let mut table = self.lock();
         let stream = table.only(id)?.stream.clone();
         drop(table);
         // One that is not open yet is asked for again.
-        Some(stream.map_or(Called::Coming, |stream| stream.on_called()))
+        Some(stream.map_or(Called::Coming, |stream| stream.on_called(session)))
     }
 
     /// The streams that are open, in no order.
@@ -267,7 +267,7 @@ mod tests {
         let routes = Arc::new(Routes::default());
         let id = routes.add().0.id();
         assert!(!routes.tell(id, Signal::Forward));
-        assert_eq!(routes.called(id), None);
+        assert_eq!(routes.called(id, 1), None);
         assert!(routes.lock().slots.is_empty());
     }
 
@@ -277,9 +277,9 @@ mod tests {
         let older = routes.serve(StreamId(7));
         let newer = routes.serve(StreamId(7));
         drop(older);
-        assert_eq!(routes.called(StreamId(7)), Some(Called::Coming));
+        assert_eq!(routes.called(StreamId(7), 1), Some(Called::Coming));
         drop(newer);
-        assert_eq!(routes.called(StreamId(7)), None);
+        assert_eq!(routes.called(StreamId(7), 1), None);
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(consumer.resumable_id(), id);
         let provider = routes.serve(id);
         assert_eq!((consumer.resumable_id(), provider.resumable_id()), (StreamId(0), StreamId(0)));
-        assert_eq!(routes.called(id), None);
+        assert_eq!(routes.called(id, 1), None);
         assert!(routes.tell(id, Signal::Ready { peer: Capabilities::default() }));
     }
 }
