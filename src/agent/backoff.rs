@@ -14,6 +14,13 @@ pub fn wait(backoff: &Backoff, failures: u32, chance: f64) -> Duration {
     shortened(longest, chance)
 }
 
+/// Pauses as those of `backoff`, none longer than `longest`. It is cut before chance takes its part, not after: else all waits that
+/// are cut would be the same.
+#[must_use]
+pub fn at_most(backoff: &Backoff, longest: Duration) -> Backoff {
+    Backoff { initial: backoff.initial.min(longest), max: backoff.max.min(longest), ..backoff.clone() }
+}
+
 /// `pause` without up to half of it, so that those who wait for the same do not come back all at once. `chance` is from 0 up to 1.
 #[must_use]
 pub fn shortened(pause: Duration, chance: f64) -> Duration {
@@ -56,6 +63,15 @@ mod tests {
     fn chance_takes_away_at_most_half() {
         assert_eq!(wait(&backoff(200, 1000), 1, 1.0), Duration::from_millis(100));
         assert_eq!(wait(&backoff(200, 1000), 9, 0.5), Duration::from_millis(750));
+    }
+
+    #[test]
+    fn pauses_that_are_cut_short_differ_as_others_do() {
+        for (initial_ms, failures) in [(200, 9), (5_000, 1)] {
+            let cut = at_most(&backoff(initial_ms, 10_000), Duration::from_secs(1));
+            let waits = [0.0, 0.5, 1.0].map(|chance| wait(&cut, failures, chance).as_millis());
+            assert_eq!(waits, [1000, 750, 500]);
+        }
     }
 
     #[test]

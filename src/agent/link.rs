@@ -17,7 +17,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-use super::backoff::Failures;
+use super::backoff::{self, Failures};
 use super::dial;
 use super::leaving::Leave;
 use super::serving::Serving;
@@ -27,6 +27,7 @@ use super::vault::AgentVault;
 use super::vault::routes::Signal;
 use super::vault::session::Session;
 use crate::clock::now_unix_ms;
+use crate::config::agent::Backoff;
 use crate::core::frame::Frame;
 use crate::core::ids::{Capabilities, Capability, StreamId};
 use crate::core::reject::ResetCode;
@@ -203,11 +204,10 @@ impl LinkState {
     fn on_dialled(&mut self, session: Option<Arc<Session>>) {
         self.dialling = None;
         let Some(session) = session else {
-            // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
-            let backoff = &self.args.vault.config.backoff;
-            let wait = self.rounds.next_wait(backoff).max(backoff.initial / 2);
             // While the relay that drains still stands, nobody waits.
-            let wait = if self.serving.is_empty() { self.urgent(wait) } else { wait };
+            let backoff = if self.serving.is_empty() { self.backoff() } else { self.args.vault.config.backoff.clone() };
+            // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
+            let wait = self.rounds.next_wait(&backoff).max(backoff.initial / 2);
             tracing::warn!(?wait, "no relay could be reached: dialling again");
             return self.dial_at(0, Instant::now() + wait);
         };
@@ -242,8 +242,8 @@ impl LinkState {
             // To find out took longer than any pause while streams live.
             None if was_silent => now,
             None => {
-                let wait = self.short.next_wait(&vault.config.backoff);
-                now + self.urgent(wait)
+                let backoff = self.backoff();
+                now + self.short.next_wait(&backoff)
             }
         };
         self.rounds.forget();
@@ -277,9 +277,10 @@ impl LinkState {
         }
     }
 
-    /// Streams that live wait for a session, and not for long.
-    fn urgent(&self, wait: Duration) -> Duration {
-        if *self.args.vault.watch_live().borrow() > 0 { wait.min(URGENT) } else { wait }
+    /// The pauses between dials. Streams that live wait for a session, and not for long.
+    fn backoff(&self) -> Backoff {
+        let backoff = &self.args.vault.config.backoff;
+        if *self.args.vault.watch_live().borrow() > 0 { backoff::at_most(backoff, URGENT) } else { backoff.clone() }
     }
 
     fn on_frame(&mut self, session: &Arc<Session>, mut reader: OwnedMutexGuard<ControlReader>) -> Result<(), Over> {
