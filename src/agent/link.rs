@@ -44,8 +44,8 @@ const URGENT: Duration = Duration::from_secs(1);
 /// Messages of the link. Those about a session carry its number: what an ended one still says is dropped.
 #[derive(Debug)]
 pub enum LinkMsg {
-    /// A round of relays is over: a session, or none.
-    Dialled(Result<Option<Arc<Session>>, Panicked>),
+    /// A round of relays is over.
+    Dialled(Result<Round, Panicked>),
     /// A whole frame stands in the reader, which is locked for whoever deals with it.
     FrameReady(u64, OwnedMutexGuard<ControlReader>),
     /// The control stream ended, or broke a rule.
@@ -58,6 +58,17 @@ pub enum LinkMsg {
     Silent(u64, Result<(), Panicked>),
     /// The relay drains, and nothing is left on its session.
     Left(u64, Result<(), Panicked>),
+}
+
+/// What a round of relays came to.
+#[derive(Debug)]
+pub enum Round {
+    /// A relay has answered.
+    Session(Arc<Session>),
+    /// None of them has.
+    Nobody,
+    /// There is no relay but those that drain, and their sessions stand.
+    NowhereToGo,
 }
 
 /// What the link is started with.
@@ -146,8 +157,8 @@ impl Actor for Link {
         message: LinkMsg,
         state: &mut LinkState,
     ) -> Result<(), ActorProcessingErr> {
-        if let LinkMsg::Dialled(session) = message {
-            state.on_dialled(session?);
+        if let LinkMsg::Dialled(round) = message {
+            state.on_dialled(round?);
         } else if let Some((number, over)) = state.on_session(message)? {
             state.end(number, over);
         }
@@ -196,20 +207,33 @@ impl LinkState {
             tokio::time::sleep_until(begins_at).await;
             // Only now: a session that was left may have ended meanwhile.
             let targets = vault.targets(first);
-            dial::round(&vault, targets).await
+            if targets.is_empty() {
+                return Round::NowhereToGo;
+            }
+            dial::round(&vault, targets).await.map_or(Round::Nobody, Round::Session)
         };
         self.dialling = Some(Dialling { begins_at, _task: task::owned(&self.args.slot, dial, LinkMsg::Dialled) });
     }
 
-    fn on_dialled(&mut self, session: Option<Arc<Session>>) {
+    fn on_dialled(&mut self, round: Round) {
         self.dialling = None;
-        let Some(session) = session else {
-            // While the relay that drains still stands, nobody waits.
-            let backoff = if self.serving.is_empty() { self.backoff() } else { self.args.vault.config.backoff.clone() };
-            // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
-            let wait = self.rounds.next_wait(&backoff).max(backoff.initial / 2);
-            tracing::warn!(?wait, "no relay could be reached: dialling again");
-            return self.dial_at(0, Instant::now() + wait);
+        let session = match round {
+            Round::Session(session) => session,
+            Round::Nobody => {
+                // While the relay that drains still stands, nobody waits.
+                let backoff =
+                    if self.serving.is_empty() { self.backoff() } else { self.args.vault.config.backoff.clone() };
+                // The first round that fails is a failure, too: nothing is gained by asking the same relays again at once.
+                let wait = self.rounds.next_wait(&backoff).max(backoff.initial / 2);
+                tracing::warn!(?wait, "no relay could be reached: dialling again");
+                return self.dial_at(0, Instant::now() + wait);
+            }
+            // One of those sessions may have ended meanwhile, and its end takes what has begun to dial for a round that goes on.
+            Round::NowhereToGo if !self.args.vault.targets(0).is_empty() => return self.dial_at(0, Instant::now()),
+            Round::NowhereToGo => {
+                tracing::info!("no other relay to go to: waiting for this one's end");
+                return;
+            }
         };
         self.rounds.forget();
         self.args.vault.begin(Arc::clone(&session));

@@ -377,11 +377,13 @@ async fn a_killed_link_serves_both_sessions_and_goes_on_moving() {
 }
 
 #[tokio::test]
-async fn the_only_relay_is_dialled_again_when_it_has_closed() {
+async fn the_only_relay_is_dialled_again_when_it_has_closed_and_no_round_is_made_before() {
+    let logged = Logged::start();
     let mut scene = scene(1, &NAMED, |_| {}).await;
     let (mut local, mut stream, id) = scene.open(&NAMED).await;
     scene.drain(&[]).await;
-    until("it leaves", || !scene.link()["leaving"].is_null()).await;
+    until("it says so", || logged.count("no other relay to go to") == 1).await;
+    assert!(!scene.link()["leaving"].is_null());
     send_tcp(&mut local, b"on").await;
     stream.expect(b"on").await;
     scene.peer.quic.close(0_u32.into(), b"the relay is stopping");
@@ -390,4 +392,5 @@ async fn the_only_relay_is_dialled_again_when_it_has_closed() {
     path.write(&said(id, 0, 5)).await;
     path.expect(b"on").await;
     scene.agent.shutdown().await;
+    assert_eq!((logged.count("no other relay to go to"), logged.count("no relay could be reached")), (1, 0));
 }
