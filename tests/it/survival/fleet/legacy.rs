@@ -30,7 +30,7 @@ async fn fleet() -> Fleet {
 }
 
 /// An agent that names nothing.
-async fn legacy(deployment: &Deployment, relay: &Program, n: u8) -> Peer {
+pub(super) async fn legacy(deployment: &Deployment, relay: &Program, n: u8) -> Peer {
     let uri = agent(n);
     let client = deployment.client(&deployment.ca.agent(&uri).unwrap());
     let mut peer = Peer::over(dial(relay.addr, client).await.unwrap(), &uri).await;
@@ -59,7 +59,7 @@ async fn was_told_of(mut peer: Peer, streams: &[u64]) {
     assert_eq!(ready, expected);
 }
 
-async fn begins_to_drain(relay: &Program) {
+pub(super) async fn begins_to_drain(relay: &Program) {
     relay.terminate();
     eventually("it drains", || relay.log().contains("draining").then_some(())).await;
 }
