@@ -26,8 +26,9 @@ pub use refusal::Refusal;
 /// How long a half waits for its partner (ResumeWindow).
 pub const WINDOW: Duration = Duration::from_secs(30);
 
-/// How often the partner of a half that waits is sent RESUME_WANTED, apart from once when the half arrives and once when
-/// the partner connects: an agent takes no notice of one that may be older than its path.
+/// How often the partner of a half that waits is sent RESUME_WANTED, from the half's arrival on: an agent takes no notice of one
+/// that may be older than its path. A partner that connects meanwhile hears it that much later at the most; what it has lost
+/// itself it resumes without being asked.
 pub const CALL_EVERY: Duration = Duration::from_secs(1);
 
 /// Which half, among all that ever arrived at this relay.
