@@ -247,6 +247,20 @@ async fn a_fin_without_a_word_of_a_partner_that_reports_its_ends_is_a_cut() {
 }
 
 #[tokio::test]
+async fn bytes_that_come_long_after_the_word_of_their_end_and_a_fin_are_an_end() {
+    let Consumer { agent, mut peer, mut local, mut stream, id, .. } = consumer(&[]).await;
+    // It has ended, has said so, and said it again: an agent of this project on a slow way.
+    for _ in 0..3 {
+        peer.control.write(&checkpoint(id, 3, 0)).await;
+    }
+    stays_open(&mut local, 400).await;
+    stream.send.write_all(b"all").await.unwrap();
+    stream.send.finish().unwrap();
+    assert_eq!(expect_fin(&mut local).await, b"all");
+    agent.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_fin_without_a_word_of_a_partner_that_reports_only_changes_is_its_end() {
     let Consumer { agent, mut peer, mut local, mut stream, id, .. } = consumer(&[]).await;
     stream.send.write_all(b"all").await.unwrap();

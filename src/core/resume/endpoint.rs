@@ -52,6 +52,8 @@ pub struct Endpoint {
     /// Our FIN was written, on this path or an earlier one.
     fin_sent: bool,
     consumed: u64,
+    /// When the latest of it came on the current path.
+    consumed_at: Option<Duration>,
     fin_consumed: bool,
     partner: Partner,
     schedule: Schedule,
@@ -111,6 +113,7 @@ impl Endpoint {
             our_fin: OurFin::Open,
             fin_sent: false,
             consumed: 0,
+            consumed_at: None,
             fin_consumed: false,
             partner: Partner::default(),
             schedule: Schedule::default(),
@@ -262,6 +265,7 @@ impl Endpoint {
             return Err(PathError::AfterFin);
         }
         self.consumed = position;
+        self.consumed_at = Some(now);
         self.schedule.consumed(bytes as u64, now);
         Ok(())
     }

@@ -29,8 +29,7 @@ impl Endpoint {
             return Ok(0);
         }
         self.validate(theirs)?;
-        self.partner.heard_checkpoint(theirs);
-        if !self.partner.learn(theirs, now) {
+        if !self.partner.hear(theirs, now) {
             return Ok(0);
         }
         self.acknowledge(theirs.peer_ack_position, now)

@@ -1,13 +1,15 @@
 //! A FIN that may be a cut: a legacy relay passes a reset on as a FIN (wire.md §10).
 //!
-//! What tells is the partner's word, on the control stream, which nothing orders with the FIN:
+//! What tells is the partner's word, on the control stream, which nothing orders with the FIN. It is often there long before the bytes that it is
+//! about, where these are many or their reader is slow: then it counts from when the last of them came. An echo is no word on an end: it was
+//! said before there was a path.
 //!
 //! | its latest word | what the FIN is |
 //! |---|---|
 //! | none at all | an end, after the grace: it had none to send |
 //! | more than what was received | a cut |
 //! | all that was received, said behind the FIN | an end |
-//! | the same, said not longer than the grace before the FIN | an end, unless it says more within the time that a change is reported in |
+//! | the same, said, or come true, not longer than the grace before the FIN | an end, unless it says more within the time that a change is reported in |
 //! | less than what was received | a cut, after the grace: it had something to say, and did not |
 //! | all that was received, said long ago | after the grace: of an agent that reports its ends a cut, of another one an end |
 //!
@@ -43,15 +45,16 @@ impl Endpoint {
     /// made it of a reset.
     pub fn doubt_fin(&self, read_at: Duration, now: Duration) -> DoubtfulFin {
         let (grace_ends, heard_at) = (read_at + GRACE, self.partner.heard_at());
+        let came_true_at = heard_at.max(self.consumed_at);
         let after = |until, then| if now < until { DoubtfulFin::Until(until) } else { then };
         let Some(position) = self.partner.position() else { return after(grace_ends, DoubtfulFin::Settled) };
         if position > self.consumed {
             return DoubtfulFin::Settled;
         }
-        if position == self.consumed && heard_at >= read_at {
+        if position == self.consumed && heard_at.is_some_and(|heard_at| heard_at >= read_at) {
             return DoubtfulFin::Settled;
         }
-        if position == self.consumed && heard_at + GRACE >= read_at {
+        if position == self.consumed && came_true_at.is_some_and(|at| at + GRACE >= read_at) {
             return after(read_at + REPORTED_WITHIN, DoubtfulFin::Settled);
         }
         let is_cut = position < self.consumed || self.partner.reports_ends();

@@ -9,8 +9,8 @@ use crate::core::resume::Fields;
 #[derive(Debug, Default)]
 pub(super) struct Partner {
     latest: Option<Fields>,
-    /// When it came.
-    heard_at: Duration,
+    /// When its latest checkpoint came that was not older than what was known.
+    heard_at: Option<Duration>,
     checkpoints: Checkpoints,
     repeats: Repeats,
 }
@@ -33,7 +33,7 @@ enum Checkpoints {
 
 impl Partner {
     /// Takes the word in, unless it is older than the latest. Returns whether it was taken.
-    pub(super) fn learn(&mut self, said: &Fields, now: Duration) -> bool {
+    pub(super) fn learn(&mut self, said: &Fields) -> bool {
         let mut merged = *said;
         if let Some(latest) = &self.latest {
             if said.my_position < latest.my_position || said.peer_ack_position < latest.peer_ack_position {
@@ -44,11 +44,20 @@ impl Partner {
             merged.fin_consumed |= latest.fin_consumed;
         }
         self.latest = Some(merged);
-        self.heard_at = now;
         true
     }
 
-    pub(super) fn heard_checkpoint(&mut self, said: &Fields) {
+    /// As [`Partner::learn`], of a checkpoint.
+    pub(super) fn hear(&mut self, said: &Fields, now: Duration) -> bool {
+        self.note_checkpoint(said);
+        let is_taken = self.learn(said);
+        if is_taken {
+            self.heard_at = Some(now);
+        }
+        is_taken
+    }
+
+    fn note_checkpoint(&mut self, said: &Fields) {
         self.checkpoints = Checkpoints::Heard;
         let repeats = &mut self.repeats;
         repeats.times = if repeats.last == Some(*said) { repeats.times.saturating_add(1) } else { 0 };
@@ -56,9 +65,10 @@ impl Partner {
         repeats.enough |= repeats.times >= REPEATS;
     }
 
-    /// On a new path it may say anew what it has said on an earlier one.
+    /// On a new path it may say anew what it has said on an earlier one. What it has said before is no word on an end of this one.
     pub(super) fn on_new_path(&mut self) {
         self.repeats.last = None;
+        self.heard_at = None;
     }
 
     /// Whether it is known to report that it ends, changed or not.
@@ -66,8 +76,8 @@ impl Partner {
         self.repeats.enough
     }
 
-    /// When the latest word came that was not older than what was known.
-    pub(super) fn heard_at(&self) -> Duration {
+    /// When its latest checkpoint came on this path; none is a word on an end if it is older than what was known.
+    pub(super) fn heard_at(&self) -> Option<Duration> {
         self.heard_at
     }
 

@@ -48,8 +48,9 @@ impl Endpoint {
             return Err(ResumeError::PartnerBehind { said, consumed });
         }
         self.acknowledge(ack, now)?;
-        self.partner.learn(theirs, now);
+        self.partner.learn(theirs);
         self.partner.on_new_path();
+        self.consumed_at = None;
         self.schedule.repeat_anew();
         self.path = Path::Live;
         self.epoch = self.epoch.next();

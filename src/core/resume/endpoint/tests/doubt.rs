@@ -47,6 +47,26 @@ fn a_word_just_before_the_fin_counts_unless_more_is_said_behind_it() {
 }
 
 #[test]
+fn a_word_that_was_ahead_of_the_bytes_counts_from_when_they_came() {
+    let mut endpoint = legacy();
+    for ms in [100, 200, 300] {
+        endpoint.on_checkpoint(&said(10, 0), at(ms)).unwrap();
+    }
+    endpoint.consumed(Epoch::FIRST, 10, at(990)).unwrap();
+    assert_eq!((doubt(&endpoint, 1000), doubt(&endpoint, 1150)), (until(1150), SETTLED));
+}
+
+#[test]
+fn an_echo_is_no_word_on_the_end_of_its_path() {
+    let mut endpoint = doubtful(&[(10, 100), (10, 200), (10, 300)]);
+    endpoint.freeze(at(400)).unwrap();
+    endpoint.on_echo(&said(10, 0), at(900)).unwrap();
+    assert_eq!((doubt(&endpoint, 1000), doubt(&endpoint, 1300)), (until(1300), DoubtfulFin::Cut));
+    endpoint.on_checkpoint(&said(10, 0), at(1100)).unwrap();
+    assert_eq!(doubt(&endpoint, 1100), SETTLED);
+}
+
+#[test]
 fn who_has_not_reported_all_that_came_and_does_not_has_not_ended() {
     let behind = doubtful(&[(5, 999)]);
     assert_eq!((doubt(&behind, 1000), doubt(&behind, 1300)), (until(1300), DoubtfulFin::Cut));
