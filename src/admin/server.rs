@@ -22,7 +22,7 @@ use crate::supervise::node::Node;
 use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
 
 /// Clients served at once; with one more, the oldest is closed of those that have nothing in progress.
-const CLIENTS: usize = 32;
+pub const CLIENTS: usize = 32;
 /// How long a client may take to say what it wants, and what it wants next.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// The pause after what passes by itself, such as a lack of file descriptors.

@@ -15,6 +15,7 @@ use self::routes::Routes;
 use self::session::{Session, Target};
 use super::credentials::Credentials;
 use super::leaving::Leave;
+use crate::admin::server::CLIENTS;
 use crate::config::agent::{AgentConfig, Consume, Expose};
 use crate::config::types::HostPort;
 use crate::core::identity::AgentUri;
@@ -92,7 +93,8 @@ impl AgentVault {
         endpoint: quinn::Endpoint,
         offers: Vec<Arc<Offer>>,
     ) -> Self {
-        let places_most = places::most(config.limits.streams, descriptors::limit(), offers.len());
+        let others = offers.len() + if config.admin.socket.is_some() { CLIENTS } else { 0 };
+        let places_most = places::most(config.limits.streams, descriptors::limit(), others);
         Self {
             places: Arc::new(Semaphore::new(places_most)),
             places_most,

@@ -1,13 +1,14 @@
 //! How many streams may live at once, each with a local socket.
 
-/// Files that streams leave open to others: the agent's own, about 20 beside its listeners, and what it needs to find its way back
+/// Files that streams leave open to others: the agent's own, about 20 beside its listeners and admin clients, and what it needs to find its way back
 /// to a relay, which is to read its credentials and to look a name up.
 const FILES_KEPT: usize = 48;
 
 /// How many streams may live at once: as many as are allowed, or as the files that may be open leave room for.
-pub(super) fn most(allowed: usize, files: usize, listeners: usize) -> usize {
+/// `others` are its listeners and its admin clients.
+pub(super) fn most(allowed: usize, files: usize, others: usize) -> usize {
     // With fewer there is nothing to divide: accepting fails, and is tried again.
-    let room = files.saturating_sub(FILES_KEPT + listeners).max(1);
+    let room = files.saturating_sub(FILES_KEPT + others).max(1);
     if allowed > room {
         tracing::warn!(
             "limits.streams" = allowed,
