@@ -274,11 +274,10 @@ impl Relay {
         }
     }
 
-    /// Ends a relay whose tree has failed, in about a second: what it carried is cut already; agents still hear where to go.
+    /// Ends a relay whose tree has failed, in about a second: what it carried is cut already; agents still hear where to go. Where a child
+    /// of the root was given up they have heard it from the root.
     pub async fn fail(self) {
-        // What writes to agents is in the vault, and needs no actor.
-        self.vault.begin_drain(&self.vault.config.get().drain.successors);
-        linger(&self.vault, FAILED).await;
+        tell_where_to_go(&self.vault).await;
         self.kill().await;
     }
 
@@ -321,6 +320,12 @@ async fn cut(vault: &Vault) {
     if tokio::time::timeout(CUT, vault.traffic.wait_idle()).await.is_err() {
         tracing::debug!(streams = vault.traffic.streams(), "these end with their connections");
     }
+}
+
+/// What agents hear of a relay that fails. What writes to them is in the vault, and needs no actor; their connections must still stand.
+async fn tell_where_to_go(vault: &Vault) {
+    vault.begin_drain(&vault.config.get().drain.successors);
+    linger(vault, FAILED).await;
 }
 
 /// A peer may throw away what its application has not read yet when its connection is closed.

@@ -50,6 +50,7 @@ pub fn root(vault: &Arc<AgentVault>) -> OneForOneArgs {
         ],
         slot: root,
         limits: Limits { window: Duration::from_secs(60), ..Limits::DEFAULT },
+        last_words: None,
     }
 }
 
@@ -74,7 +75,15 @@ fn listeners(vault: &Arc<AgentVault>, streams: &StreamsHandle) -> ChildSpec {
             let again = args.clone();
             ChildSpec::new(&args.slot, Restart::Permanent, LEAF, move || (Listener, again.clone()))
         });
-        (OneForOne, OneForOneArgs { slot: own.clone(), children: children.collect(), limits: Limits::default() })
+        (
+            OneForOne,
+            OneForOneArgs {
+                slot: own.clone(),
+                children: children.collect(),
+                limits: Limits::default(),
+                last_words: None,
+            },
+        )
     })
 }
 

@@ -21,7 +21,7 @@ use crate::metrics::Limit;
 use crate::supervise::dynamic::{Dynamic, DynamicArgs, DynamicHandle};
 use crate::supervise::intensity::Limits;
 use crate::supervise::node::Node;
-use crate::supervise::one_for_one::{OneForOne, OneForOneArgs, OneForOneMsg};
+use crate::supervise::one_for_one::{LastWords, OneForOne, OneForOneArgs, OneForOneMsg};
 use crate::supervise::slot::Slot;
 use crate::supervise::spec::{ChildSpec, Restart};
 use crate::vault::Vault;
@@ -77,7 +77,9 @@ pub fn root(vault: &Arc<Vault>) -> OneForOneArgs {
         http(vault, &root),
     ];
     children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
-    OneForOneArgs { slot: root, children, limits: ROOT }
+    let told = Arc::clone(vault);
+    let last_words = LastWords::new(|| async move { super::tell_where_to_go(&told).await });
+    OneForOneArgs { slot: root, children, limits: ROOT, last_words: Some(last_words) }
 }
 
 /// The actors that are there for as long as the relay is: the root, its children, and those of ingress.
@@ -134,7 +136,7 @@ fn ingress(vault: &Arc<Vault>, connections: ConnectionsHandle, root: &Slot<OneFo
             ChildSpec::new(connections.supervisor().slot(), Restart::Permanent, DYNAMIC, move || supervised.make());
         let children = vec![connections_spec, quic_listener(&vault, &listener, &connections, &root)];
         children.iter().for_each(|child| vault.metrics.count_restarts(child.node()));
-        (OneForOne, OneForOneArgs { slot: own.clone(), children, limits: Limits::default() })
+        (OneForOne, OneForOneArgs { slot: own.clone(), children, limits: Limits::default(), last_words: None })
     })
 }
 

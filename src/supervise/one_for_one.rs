@@ -3,8 +3,10 @@
 //! A child that fails too often takes its supervisor with it, so failure escalates to the root, and from there to
 //! the process's exit code.
 
+use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,33 @@ pub struct OneForOneArgs {
     /// How often a child may fail. A child that is itself a supervisor fails only once its own limits are used up, with
     /// the backoffs in between: for it to be given up in turn, `window` must hold `failures` times that.
     pub limits: Limits,
+    /// What is said before the children are stopped because one of them was given up.
+    pub last_words: Option<LastWords>,
+}
+
+/// What a supervisor that gives up does while its children still run. It must end soon: they are stopped only then.
+pub struct LastWords(Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send + Sync>);
+
+impl LastWords {
+    /// These.
+    #[must_use]
+    pub fn new<F: Future<Output = ()> + Send + 'static>(say: impl FnOnce() -> F + Send + Sync + 'static) -> Self {
+        Self(Box::new(move || Box::pin(say())))
+    }
+}
+
+impl fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastWords")
+    }
+}
+
+/// What a [`OneForOne`] holds while it runs.
+#[derive(Debug)]
+pub struct OneForOneState {
+    slot: Slot<OneForOneMsg>,
+    children: Children,
+    last_words: Option<LastWords>,
 }
 
 /// See the module's documentation.
@@ -80,7 +109,7 @@ async fn start_all(children: &mut Children, specs: Vec<ChildSpec>) -> Result<(),
 
 impl Actor for OneForOne {
     type Msg = OneForOneMsg;
-    type State = (Slot<OneForOneMsg>, Children);
+    type State = OneForOneState;
     type Arguments = OneForOneArgs;
 
     async fn pre_start(
@@ -95,22 +124,22 @@ impl Actor for OneForOne {
             children.stop_in_reverse().await;
             return Err(error);
         }
-        Ok((args.slot, children))
+        Ok(OneForOneState { slot: args.slot, children, last_words: args.last_words })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<OneForOneMsg>,
         message: OneForOneMsg,
-        (slot, children): &mut Self::State,
+        state: &mut OneForOneState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             OneForOneMsg::Restart(id) => {
-                let change = children.restart(id).await;
-                escalate(slot, children, change).await
+                let change = state.children.restart(id).await;
+                state.escalate(change).await
             }
             OneForOneMsg::Shutdown => {
-                children.stop_in_reverse().await;
+                state.children.stop_in_reverse().await;
                 myself.stop(None);
                 Ok(())
             }
@@ -122,22 +151,23 @@ impl Actor for OneForOne {
         &self,
         _myself: ActorRef<OneForOneMsg>,
         event: SupervisionEvent,
-        (slot, children): &mut Self::State,
+        state: &mut OneForOneState,
     ) -> Result<(), ActorProcessingErr> {
-        let change = children.on_event(event).await;
-        escalate(slot, children, change).await
+        let change = state.children.on_event(event).await;
+        state.escalate(change).await
     }
 }
 
-/// A child that was given up ends its supervisor, which first stops what it still can.
-async fn escalate(
-    slot: &Slot<OneForOneMsg>,
-    children: &mut Children,
-    change: Change,
-) -> Result<(), ActorProcessingErr> {
-    let Change::GivenUp { child, exit } = change else { return Ok(()) };
-    let why = format!("{child} failed too often, at last: {exit}");
-    tracing::error!(supervisor = %slot.node().label(), %why, "escalating");
-    children.stop_in_reverse().await;
-    Err(why.into())
+impl OneForOneState {
+    /// A child that was given up ends its supervisor, which first says what it has to say, and stops what it still can.
+    async fn escalate(&mut self, change: Change) -> Result<(), ActorProcessingErr> {
+        let Change::GivenUp { child, exit } = change else { return Ok(()) };
+        let why = format!("{child} failed too often, at last: {exit}");
+        tracing::error!(supervisor = %self.slot.node().label(), %why, "escalating");
+        if let Some(LastWords(say)) = self.last_words.take() {
+            say().await;
+        }
+        self.children.stop_in_reverse().await;
+        Err(why.into())
+    }
 }

@@ -287,7 +287,7 @@ impl Tree {
 
     async fn limited(limits: Limits, children: Vec<ChildSpec>) -> Self {
         let root = Slot::new("root", "");
-        let ended = start_root(OneForOneArgs { slot: root.clone(), children, limits }).await.unwrap();
+        let ended = start_root(OneForOneArgs { slot: root.clone(), children, limits, last_words: None }).await.unwrap();
         Self { root, ended }
     }
 
@@ -323,7 +323,7 @@ fn nested(
     let slot = Slot::new("nested", name);
     let own = slot.clone();
     ChildSpec::new(&slot, restart, shutdown, move || {
-        (OneForOne, OneForOneArgs { slot: own.clone(), children: children(), limits })
+        (OneForOne, OneForOneArgs { slot: own.clone(), children: children(), limits, last_words: None })
     })
 }
 

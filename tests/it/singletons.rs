@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use outrelay::admin::client::Client;
 use outrelay::admin::protocol::{Request, Struck};
+use outrelay::core::frame::Frame;
 use outrelay::supervise::fault::{self, Fault};
 use outrelay::supervise::node::Status;
 
@@ -108,10 +109,10 @@ async fn a_hundred_kills_of_each_under_load_cost_what_is_said_and_no_more() {
 /// The failures are real: the process may have no file descriptor more, and `http` needs one to start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_singleton_that_cannot_be_started_again_ends_the_process_with_exit_code_1_and_its_name() {
-    let mut site = Site::start(&["admin.fault_injection=true"]).await;
+    let mut site = Site::start(&["admin.fault_injection=true", "drain.successors=[\"r2.example:7443\"]"]).await;
     let uri = agent(1);
     let mut peer = Peer::over(dial(site.relay.addr, site.client(&uri)).await.unwrap(), &uri).await;
-    peer.hello(&[]).await;
+    peer.hello(&["goaway"]).await;
     // Connected before the limit: an answer needs no new descriptor.
     let mut admin = Client::connect(&site.relay.admin, SOON).await.unwrap();
     let _answer: outrelay::supervise::report::Report = admin.data(&Request::Tree).await.unwrap();
@@ -127,6 +128,8 @@ async fn a_singleton_that_cannot_be_started_again_ends_the_process_with_exit_cod
     let log = site.relay.log();
     let last = log.lines().rev().find(|line| line.contains("the supervision tree has failed")).unwrap_or_default();
     assert!(last.contains("http failed too often, at last: ") && last.contains("Too many open files"), "{log}");
-    // The agents hear of it: they need not wait for a timeout.
+    // The agents hear of it, and where to go: they need not wait for a timeout.
+    let Frame::GoAway(goaway) = peer.hear().await else { panic!("no GOAWAY") };
+    assert_eq!(goaway.successors, ["r2.example:7443"]);
     assert_eq!(peer.closed().await.1, "connection ended by the relay");
 }

@@ -169,7 +169,7 @@ async fn a_root_whose_child_cannot_start_stops_the_others_in_reverse_and_says_wh
     c.always_starts(Start::Fail);
     let root = Slot::new("root", "");
     let children = [&a, &b, &c].map(|subject| subject.spec(Restart::Permanent)).into();
-    let args = OneForOneArgs { slot: root.clone(), children, limits: Limits::default() };
+    let args = OneForOneArgs { slot: root.clone(), children, limits: Limits::default(), last_words: None };
     let error = start_root(args).await.unwrap_err();
 
     assert!(error.to_string().contains("subject:c: could not start: refused at start"), "{error}");
