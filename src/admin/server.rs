@@ -1,19 +1,18 @@
 //! The admin socket's server side: a unix socket of mode 0600, JSON lines in and out.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::config::Invalid;
 use crate::config::types::folder_of;
@@ -21,8 +20,10 @@ use crate::supervise::node::Node;
 
 use super::protocol::{REQUEST_MAX_BYTES, Reply, Request, read_line};
 
-/// Clients served at once; with one more, the oldest is closed of those that have nothing in progress.
+/// Clients served at once; with one more, one that is silent is closed.
 pub const CLIENTS: usize = 32;
+/// How long a client must have said nothing, since it came or was answered, to be silent.
+const SILENT: Duration = Duration::from_secs(1);
 /// How long a client may take to say what it wants, and what it wants next.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// The pause after what passes by itself, such as a lack of file descriptors.
@@ -156,9 +157,8 @@ where
         Some(socket) => socket,
         None => bind_in_time(&path).await,
     };
-    let answer = Arc::new(answer);
+    let (answer, room) = (Arc::new(answer), Arc::new(Room::default()));
     let mut clients = JoinSet::new();
-    let mut served = VecDeque::new();
     loop {
         let client = match socket.listener.accept().await {
             Ok((client, _)) => client,
@@ -168,40 +168,54 @@ where
                 continue;
             }
         };
+        let place = room.place().await;
         while clients.try_join_next().is_some() {}
-        make_room(&mut served);
-        let (answer, progress) = (Arc::clone(&answer), Arc::new(Progress::default()));
-        let shown = Arc::clone(&progress);
-        let task = clients.spawn(async move {
-            if let Err(error) = serve_client(client, answer.as_ref(), &progress).await {
+        let (answer, room) = (Arc::clone(&answer), Arc::clone(&room));
+        clients.spawn(async move {
+            let _place = place;
+            if let Err(error) = serve_client(client, answer.as_ref(), &room).await {
                 tracing::debug!(%error, "admin client");
             }
         });
-        served.push_back(Served { task, progress: shown });
     }
 }
 
-/// A client that is served.
+/// The places of clients. Whoever says nothing must not keep others out; whoever has asked keeps its place until it is answered.
 #[derive(Debug)]
-struct Served {
-    task: AbortHandle,
-    progress: Arc<Progress>,
+struct Room {
+    places: Arc<Semaphore>,
+    /// A permit for each client that is to leave. Those that are silent wait for one in turn; who asks after all leaves it to the next.
+    leave: Semaphore,
 }
 
-/// Whether a command of a client is being carried out.
-#[derive(Debug, Default)]
-struct Progress(AtomicBool);
-
-/// Whoever says nothing must not keep others out.
-fn make_room(served: &mut VecDeque<Served>) {
-    served.retain(|client| !client.task.is_finished());
-    if served.len() < CLIENTS {
-        return;
+impl Default for Room {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(CLIENTS)), leave: Semaphore::new(0) }
     }
-    let idle = served.iter().position(|client| !client.progress.0.load(Ordering::Relaxed));
-    if let Some(client) = served.remove(idle.unwrap_or(0)) {
-        tracing::debug!(limit = CLIENTS, "admin socket: too many clients, the oldest is closed");
-        client.task.abort();
+}
+
+impl Room {
+    /// A place, once there is one.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return place;
+        }
+        tracing::debug!(limit = CLIENTS, "admin socket: too many clients, one that is silent is closed");
+        self.leave.add_permits(1);
+        // Neither semaphore is ever closed.
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return std::future::pending().await };
+        // Where one has left by itself no other need.
+        self.leave.forget_permits(1);
+        place
+    }
+
+    /// Until a client that says nothing from now on is to leave.
+    async fn leave(&self) {
+        // It takes its turn now.
+        match tokio::join!(self.leave.acquire(), tokio::time::sleep(SILENT)) {
+            (Ok(permit), ()) => permit.forget(),
+            (Err(_closed), ()) => std::future::pending().await,
+        }
     }
 }
 
@@ -215,7 +229,7 @@ async fn bind_in_time(path: &Path) -> AdminSocket {
     }
 }
 
-async fn serve_client<F, A>(client: UnixStream, answer: &F, progress: &Progress) -> io::Result<()>
+async fn serve_client<F, A>(client: UnixStream, answer: &F, room: &Room) -> io::Result<()>
 where
     F: Fn(Request) -> A,
     A: Future<Output = Reply>,
@@ -223,22 +237,21 @@ where
     let (read, mut write) = client.into_split();
     let mut read = BufReader::new(read);
     loop {
+        let line = tokio::select! {
+            biased;
+            line = tokio::time::timeout(REQUEST_DEADLINE, read_line(&mut read, REQUEST_MAX_BYTES)) => line?,
+            () = room.leave() => return Ok(()),
+        };
         // A line that is too long, or has no end, is the last one: where the next begins is not known.
-        let (reply, last) =
-            match tokio::time::timeout(REQUEST_DEADLINE, read_line(&mut read, REQUEST_MAX_BYTES)).await? {
-                Ok(None) => return Ok(()),
-                Ok(Some(_)) if has_gone(&write).await? => return Ok(()),
-                Ok(Some(line)) => match Request::from_line(&line) {
-                    Ok(request) => {
-                        progress.0.store(true, Ordering::Relaxed);
-                        let reply = answer(request).await;
-                        progress.0.store(false, Ordering::Relaxed);
-                        (reply, false)
-                    }
-                    Err(why) => (Reply::Refused(why), false),
-                },
-                Err(error) => (Reply::Refused(error.to_string()), true),
-            };
+        let (reply, last) = match line {
+            Ok(None) => return Ok(()),
+            Ok(Some(_)) if has_gone(&write).await? => return Ok(()),
+            Ok(Some(line)) => match Request::from_line(&line) {
+                Ok(request) => (answer(request).await, false),
+                Err(why) => (Reply::Refused(why), false),
+            },
+            Err(error) => (Reply::Refused(error.to_string()), true),
+        };
         tokio::time::timeout(REPLY_DEADLINE, write.write_all(&reply.to_line())).await??;
         if last {
             return Ok(());

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::future::select_all;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use crate::harness::{Deployment, agent, eventually, pair, soon, take};
@@ -140,6 +141,14 @@ async fn faults_need_the_operators_leave() {
     assert_eq!(relay.tree().walk().map(|actor| actor.restarts).sum::<u64>(), 0);
 }
 
+/// Waits until one of these is closed, to which nothing was said; which.
+async fn one_is_closed(silent: &[UnixStream]) -> usize {
+    let closed = select_all(silent.iter().map(|client| Box::pin(client.readable())));
+    let (_, which, _) = soon("one of the silent is closed", closed).await;
+    assert_eq!(silent[which].try_read(&mut [0]).unwrap(), 0);
+    which
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     let deployment = Deployment::new();
@@ -151,13 +160,60 @@ async fn clients_that_say_nothing_keep_nobody_from_an_answer() {
     }
     let since = Instant::now();
     assert_eq!(json(&socket, &["policy"]).await.len(), 1);
-    assert_eq!(soon("the oldest is closed", silent[0].read(&mut [0])).await.unwrap(), 0);
+    let gone = one_is_closed(&silent).await;
     assert!(since.elapsed() < Duration::from_secs(5), "before its time is over");
     // One of the others may still ask.
-    silent[31].write_all(b"{\"cmd\":\"agents\"}\n").await.unwrap();
+    drop(silent.swap_remove(gone));
+    silent[0].write_all(b"{\"cmd\":\"agents\"}\n").await.unwrap();
     let mut answer = vec![0; 64];
-    let heard = soon("an answer", silent[31].read(&mut answer)).await.unwrap();
+    let heard = soon("an answer", silent[0].read(&mut answer)).await.unwrap();
     assert!(answer[..heard].starts_with(b"{\"ok\":true"), "{answer:?}");
+}
+
+/// All of them are there before the first is served: there is one thread.
+#[tokio::test]
+async fn many_who_ask_at_once_are_all_answered() {
+    let deployment = Deployment::new();
+    let _relay = deployment.relay().await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let clients: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+            client.write_all(b"{\"cmd\":\"tree\"}\n").unwrap();
+            client.set_nonblocking(true).unwrap();
+            BufReader::new(UnixStream::from_std(client).unwrap())
+        })
+        .collect();
+    // None goes before the last is answered: who has its answer and is silent makes room.
+    let mut answered = Vec::new();
+    for (n, mut client) in clients.into_iter().enumerate() {
+        let mut answer = String::new();
+        soon("an answer", client.read_line(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("{\"ok\":true") && answer.ends_with('\n'), "client {n}: {answer:?}");
+        answered.push(client);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_being_read_is_not_cut_for_those_who_say_nothing() {
+    let deployment = Deployment::new();
+    let rules: String = (0..5_000)
+        .map(|n| format!("[[allow]]\ntenant = \"acme\"\nfrom = \"*\"\nto = \"*\"\nmethod = \"method-{n}\"\n"))
+        .collect();
+    let _relay = deployment.relay_with(&rules).await;
+    let socket = deployment.dir.path().join("r1.sock");
+    let mut slow = BufReader::new(UnixStream::connect(&socket).await.unwrap());
+    slow.write_all(b"{\"cmd\":\"policy\"}\n").await.unwrap();
+    soon("it begins", slow.get_ref().readable()).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..33 {
+        silent.push(UnixStream::connect(&socket).await.unwrap());
+    }
+    one_is_closed(&silent).await;
+    let mut answer = String::new();
+    soon("the answer", slow.read_line(&mut answer)).await.unwrap();
+    assert!(answer.len() > 500_000, "it did not fit into the socket: {} bytes", answer.len());
+    assert!(answer.ends_with("}\n"), "cut after {} bytes", answer.len());
 }
 
 /// Nothing of the relay runs while the client does what it does: there is one thread.
