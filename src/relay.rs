@@ -23,6 +23,7 @@ use crate::supervise::fault::Fault;
 use crate::supervise::node::Node;
 use crate::supervise::report::Report;
 use crate::supervise::tree::{NotStarted, Tree};
+use crate::throttle::Throttle;
 use crate::vault::Vault;
 use crate::vault::arrivals::Arrivals;
 use crate::vault::audit::AuditQueue;
@@ -139,6 +140,7 @@ impl Relay {
             endpoint,
             policy: PolicyStore::default(),
             audit_log: std::sync::Mutex::default(),
+            audit_moved: Throttle::default(),
             streams: StreamIndex::default(),
             tickets: Tickets::new(keys, config.resume.fleet_key.as_deref()),
             connections: Connections::new(&metrics, &audit),

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use crate::core::identity::RelayUri;
 use crate::directory::audit_log::AuditLog;
 use crate::metrics::Metrics;
+use crate::throttle::Throttle;
 
 pub mod arrivals;
 pub mod audit;
@@ -56,6 +57,8 @@ pub struct Vault {
     pub audit: Arc<audit::AuditQueue>,
     /// The open audit log. Whoever writes holds it, on a thread that may wait for a disk: writers never mix, whichever actor sent them.
     pub audit_log: std::sync::Mutex<Option<AuditLog>>,
+    /// How often it is said that the audit log was moved and there is no other.
+    pub audit_moved: Throttle,
     /// Who may act on which stream.
     pub streams: streams::StreamIndex,
     /// The fleet's keys, and tickets under them.

@@ -93,14 +93,19 @@ impl AuditLog {
         Ok(log)
     }
 
-    /// Whether the file still stands at its path: it may have been moved or removed, or the folder that it is in.
+    /// Whether the file still stands at its path: it may have been moved or removed, or the folder that it is in. Where the system does
+    /// not say, it does.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.current.identity)
+        match std::fs::metadata(&self.path) {
+            Ok(there) => (there.dev(), there.ino()) == self.current.identity,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Appends `records`, a line each, in one write, and hands them to the system before it returns. They stand in one file,
-    /// unless no file holds that many: then they go line by line.
+    /// unless no file holds that many: then they go line by line. A file that is not in its place any more is full only once there is
+    /// another.
     ///
     /// # Errors
     /// [`AuditLogError`]: some of the records may be in the file. Writing them again is safe, they may then be in it twice.
@@ -118,8 +123,13 @@ impl AuditLog {
 
     fn put(&mut self, lines: &[u8]) -> Result<(), AuditLogError> {
         if self.current.size.is_some_and(|size| self.rotation.is_due(size, bytes(lines))) {
-            rotation::shift(&self.path, self.rotation.keep)?;
-            self.current = Current::open(&self.path)?;
+            if self.is_in_place() {
+                rotation::shift(&self.path, self.rotation.keep)?;
+                self.current = Current::open(&self.path)?;
+            } else if let Ok(there) = Current::open(&self.path) {
+                // What stands there is not ours to put away; where nothing can, the old one takes more.
+                self.current = there;
+            }
         }
         self.current.write(lines).map_err(|source| self.not_written(source))
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::directory::audit_log::AuditLogError;
+use crate::directory::audit_log::{AuditLog, AuditLogError};
 use crate::directory::embedded::Embedded;
 use crate::supervise::slot::Slot;
 use crate::supervise::task::{self, Owned, Panicked};
@@ -63,7 +63,8 @@ impl Actor for Audit {
         );
         if args.slot.node().started_at().is_none() {
             // A file that cannot be opened at the first start is a mistake of whoever started it, and is said at once.
-            drop(Embedded::from(&args.vault.config.now().directory).open_audit()?);
+            let log = Embedded::from(&args.vault.config.now().directory).open_audit()?;
+            *args.vault.audit_log.lock().unwrap_or_else(PoisonError::into_inner) = log;
         }
         Ok(task::owned(&args.slot, write(args.vault), AuditMsg::WriterEnded))
     }
@@ -139,20 +140,43 @@ async fn on_a_thread(vault: &Arc<Vault>) -> Result<(), AuditLogError> {
 /// A batch leaves the queue before another writer can see it, whatever has become of the actor that asked for this one.
 fn write_batch(vault: &Vault) -> Result<(), AuditLogError> {
     let mut place = vault.audit_log.lock().unwrap_or_else(PoisonError::into_inner);
-    if place.take_if(|log| !log.is_in_place()).is_some() {
-        tracing::info!("the audit file is not at its path any more: a new one is begun");
-    }
-    // After a failure it is opened again.
-    let mut log = match place.take() {
-        Some(log) => Some(log),
-        None => Embedded::from(&vault.config.now().directory).open_audit()?,
-    };
+    open_at_its_path(vault, &mut place)?;
     if let Some(batch) = vault.audit.peek(BATCH).now_or_never() {
-        if let Some(log) = &mut log {
-            log.append(&batch.records)?;
+        if let Some(Err(error)) = place.as_mut().map(|log| log.append(&batch.records)) {
+            // It is opened again, unless it would not be found.
+            drop(place.take_if(|log| log.is_in_place()));
+            return Err(error);
         }
         vault.audit.recorded(&batch);
     }
-    *place = log;
     Ok(())
+}
+
+/// The file that is written is the one at its path. Where there is none and none can be made, that which was moved takes what comes.
+fn open_at_its_path(vault: &Vault, place: &mut Option<AuditLog>) -> Result<(), AuditLogError> {
+    let is_moved = place.as_ref().is_some_and(|log| !log.is_in_place());
+    if place.is_some() && !is_moved {
+        return Ok(());
+    }
+    match Embedded::from(&vault.config.now().directory).open_audit() {
+        Ok(log) => {
+            if is_moved {
+                tracing::info!("the audit file is not at its path any more: a new one is begun");
+            }
+            *place = log;
+            Ok(())
+        }
+        Err(error) if is_moved => {
+            if let Some(before) = vault.audit_moved.due() {
+                let error = anyhow::Error::new(error);
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    before,
+                    "the audit file is not at its path any more, and no new one can be begun: decisions go to the old one"
+                );
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
