@@ -15,6 +15,9 @@ use crate::supervise::task;
 /// What libraries say is of use to their authors. ractor also wraps each actor in a span that would stand in every line.
 const QUIET: &str = "ractor=warn,quinn=warn,quinn_proto=warn,quinn_udp=warn,rustls=warn,hyper=warn,hyper_util=warn";
 
+/// A panic is said whatever else is not: only who names this target is left without.
+const PANICS: &str = "outrelay::telemetry=error";
+
 /// Why log lines cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,13 +59,15 @@ impl LogFilter {
     }
 }
 
-/// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process. A panic is such a line, too.
+/// Starts writing log lines as `log` and the variable `RUST_LOG` say; the variable wins. Once in a process. A panic is such a line, too,
+/// which is there whatever the level.
 ///
 /// # Errors
 /// When the filter cannot be read, or logging is set up already.
 pub fn init(log: &Log) -> Result<LogFilter, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok())?;
-    let lines = tracing_subscriber::fmt().with_writer(io::stderr);
+    // A line that cannot be written is lost. To say that on standard error, too, is a panic where nobody reads that any more.
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr).log_internal_errors(false);
     // The two differ in type from here on.
     let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync> = match log.format {
         LogFormat::Text => {
@@ -84,7 +89,7 @@ pub fn init(log: &Log) -> Result<LogFilter, TelemetryError> {
 }
 
 /// One line for a panic, whatever the format: by itself the standard library writes several, which are not of it. With the call stack if the
-/// variable `RUST_BACKTRACE` asks for it.
+/// variable `RUST_BACKTRACE` asks for it. Nothing in here may panic, and nothing that writes the line: that would end the process.
 fn say(panic: &PanicHookInfo<'_>) {
     let stack = Backtrace::capture();
     tracing::error!(
@@ -106,7 +111,7 @@ fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, TelemetryErr
         None => (log.level.clone(), "log.level"),
     };
     // A directive for the same target that comes later replaces the earlier one: what the operator asks for wins.
-    let whole = EnvFilter::builder().parse(format!("{QUIET},{text}"));
+    let whole = EnvFilter::builder().parse(format!("{QUIET},{PANICS},{text}"));
     whole.map_err(|source| TelemetryError::Filter { text, place, source })
 }
 
@@ -125,6 +130,12 @@ mod tests {
         let directives = directives("debug", None);
         assert!(directives.contains(&"debug".into()), "{directives:?}");
         assert!(directives.contains(&"ractor=warn".into()), "{directives:?}");
+    }
+
+    #[test]
+    fn a_panic_is_heard_unless_its_own_target_is_turned_off() {
+        assert!(directives("off", None).contains(&"outrelay::telemetry=error".into()));
+        assert!(!directives("off,outrelay::telemetry=off", None).contains(&"outrelay::telemetry=error".into()));
     }
 
     #[test]

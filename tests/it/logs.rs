@@ -1,5 +1,8 @@
 //! The log for machines: each line an object, and one line for each connection and each stream that ends.
 
+use std::fs::File;
+use std::process::Command;
+
 use outrelay::net::stream::End;
 use serde_json::Value;
 
@@ -77,5 +80,43 @@ async fn every_line_is_an_object_and_every_end_is_one_line() {
         let mut agents: Vec<_> = of(message).iter().map(|line| line["agent"].as_str().unwrap()).collect();
         agents.sort_unstable();
         assert_eq!(agents, [agent(1).as_str(), agent(2).as_str()], "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_log_nobody_reads_any_more_goes_on() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    let pipe = deployment.dir.path().join("r1.log");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // With one end alone it would have to wait for the other.
+    let reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut program = Program::start(&deployment, &config, &["admin.fault_injection=true".to_owned()]).await;
+    std::fs::remove_file(&pipe).unwrap();
+    drop(reader);
+    let mut provider = deployment.peer_at(program.addr, 1, &[]).await;
+    provider.register("svc").await;
+    program.hang_up();
+    drop(admin(&program.admin, &["panic", "registry"]).await);
+    let tree = admin(&program.admin, &["tree"]).await;
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let consumer = deployment.peer_at(program.addr, 2, &[]).await;
+    let (mut up, mut down) = pair(&consumer, &provider, 1).await;
+    up.send.write_all(b"on").await.unwrap();
+    assert_eq!(take(&mut down.recv, 2).await, b"on");
+    drop((up, down));
+    program.terminate();
+    assert_eq!(program.exited().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_said_whatever_is_logged() {
+    for level in ["outrelay::relay=debug", "outrelay=off", "off"] {
+        let deployment = Deployment::new();
+        let config = deployment.relay_config("r1", OPEN_WORLD);
+        let settings = ["admin.fault_injection=true".to_owned(), format!("log.level={level}")];
+        let program = Program::start(&deployment, &config, &settings).await;
+        drop(admin(&program.admin, &["panic", "registry"]).await);
+        program.said(&["injected panic", "fault.rs:"]).await;
     }
 }
