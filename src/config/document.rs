@@ -143,7 +143,7 @@ pub(crate) fn is_within(key: &str, outer: &str) -> bool {
 }
 
 /// `key` below `prefix`.
-fn dotted(prefix: &str, key: &str) -> String {
+pub(crate) fn dotted(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 

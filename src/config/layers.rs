@@ -1,11 +1,11 @@
 //! Flags laid over a file, and the memory of which key was written where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::document::{Document, is_within};
+use super::document::{Document, dotted, is_within};
 use super::{Invalid, Problem, Problems};
 
 /// One value from the command line that wins over the file's.
@@ -88,16 +88,21 @@ pub(crate) trait Layered: DeserializeOwned + Default {
 /// Every problem of all of them.
 pub(crate) fn load<T: Layered>(file: Option<&Path>, overlays: &[Overlay]) -> Result<(T, Origins), Problems> {
     let Some(file) = file else {
-        return over("", "", overlays);
+        return over("", None, "", overlays);
     };
     let name = file.display().to_string();
     let text =
         std::fs::read_to_string(file).map_err(|error| Problem::new(&name, format!("cannot be read: {error}")))?;
-    over(&name, &text, overlays)
+    over(&name, file.parent(), &text, overlays)
 }
 
-/// As [`load`], of the `text` of a file called `name`.
-pub(crate) fn over<T: Layered>(name: &str, text: &str, overlays: &[Overlay]) -> Result<(T, Origins), Problems> {
+/// As [`load`], of the `text` of a file in `folder` that problems call `name`.
+pub(crate) fn over<T: Layered>(
+    name: &str,
+    folder: Option<&Path>,
+    text: &str,
+    overlays: &[Overlay],
+) -> Result<(T, Origins), Problems> {
     let mut document = Document::parse(name, text).map_err(Problems)?;
     let (_, mut problems) = document.read::<T>();
     let mut origins = Origins { by_key: BTreeMap::new(), unknown: document.cut().to_vec() };
@@ -105,15 +110,20 @@ pub(crate) fn over<T: Layered>(name: &str, text: &str, overlays: &[Overlay]) -> 
         origins.by_key.insert(key, format!("{name}:{line}"));
     }
     let mut merged = document.into_table();
-    if let Some(folder) = Path::new(name).parent() {
-        T::FILES.iter().for_each(|key| resolve(&mut merged, key, folder));
-    }
-    problems.extend(given_twice(overlays));
+    let mut lost: BTreeSet<&str> = match folder {
+        Some(folder) => T::FILES.iter().copied().filter(|key| !resolve(&mut merged, key, folder)).collect(),
+        None => BTreeSet::new(),
+    };
+    let mut given = BTreeMap::new();
     for overlay in overlays {
         match overlay.read::<T>() {
             Ok(table) => {
+                for key in leaves(&table, "") {
+                    origins.replace(&key, &overlay.source);
+                    lost.remove(key.as_str());
+                    problems.extend(given_twice(&mut given, key, &overlay.source));
+                }
                 merge(&mut merged, table);
-                origins.replace(&overlay.key, &overlay.source);
             }
             Err(problem) => {
                 problems.push(problem);
@@ -121,41 +131,51 @@ pub(crate) fn over<T: Layered>(name: &str, text: &str, overlays: &[Overlay]) -> 
             }
         }
     }
+    let in_no_text =
+        |key: &str| Invalid::at(key, "a relative path, but its folder's name is no text: write the whole path");
+    problems.extend(lost.into_iter().filter_map(|key| origins.locate(&in_no_text(key))));
     let value = merged.try_into::<T>();
     let value = value.map_err(|error| problems.push(Problem::new(name, error.message()))).unwrap_or_default();
     problems.extend(origins.locate_all(&value.validate()));
     if problems.is_empty() { Ok((value, origins)) } else { Err(Problems(problems)) }
 }
 
-/// Makes the path at `key`, if there is a relative one, one below `folder`. An empty text is no path.
-fn resolve(table: &mut toml::Table, key: &str, folder: &Path) {
+/// Makes the path at `key`, if there is a relative one, one below `folder`. An empty text is no path. False where that cannot be
+/// written, since the folder's name is no text: where the path stands it would be looked for elsewhere.
+fn resolve(table: &mut toml::Table, key: &str, folder: &Path) -> bool {
     if let Some((section, rest)) = key.split_once('.') {
-        if let Some(toml::Value::Table(section)) = table.get_mut(section) {
-            resolve(section, rest, folder);
-        }
-        return;
+        return match table.get_mut(section) {
+            Some(toml::Value::Table(section)) => resolve(section, rest, folder),
+            _ => true,
+        };
     }
     if let Some(toml::Value::String(path)) = table.get_mut(key)
         && !path.is_empty()
     {
-        // A folder whose name is no text stays as it is named: the path is looked for there all the same.
-        if let Some(resolved) = folder.join(&path).to_str() {
-            *path = resolved.to_owned();
-        }
+        let Some(resolved) = folder.join(&path).to_str().map(str::to_owned) else { return false };
+        *path = resolved;
     }
+    true
 }
 
-/// Of two values for one key one would be lost without a word.
-fn given_twice(overlays: &[Overlay]) -> Vec<Problem> {
-    let with_earlier = overlays.iter().enumerate().filter_map(|(at, overlay)| {
-        let is_same =
-            |earlier: &&Overlay| is_within(&earlier.key, &overlay.key) || is_within(&overlay.key, &earlier.key);
-        Some((overlay, overlays[..at].iter().find(is_same)?))
-    });
-    let problem = |(overlay, earlier): (&Overlay, &Overlay)| {
-        Problem::new(&overlay.source, format!("`{}` is given twice, also by {}", overlay.key, earlier.source))
+/// The keys of `table`, below `prefix`, that have values of their own: a section is none.
+fn leaves(table: &toml::Table, prefix: &str) -> Vec<String> {
+    let of = |(key, value): (&String, &toml::Value)| {
+        let key = dotted(prefix, key);
+        match value {
+            toml::Value::Table(section) => leaves(section, &key),
+            _ => vec![key],
+        }
     };
-    with_earlier.map(problem).collect()
+    table.iter().flat_map(of).collect()
+}
+
+/// Notes that `source` gives a value for `key`. Of two values for one key one would be lost without a word.
+fn given_twice(given: &mut BTreeMap<String, String>, key: String, source: &str) -> Option<Problem> {
+    let earlier = given.get(&key).cloned();
+    let problem = earlier.map(|earlier| Problem::new(source, format!("`{key}` is given twice, also by {earlier}")));
+    given.entry(key).or_insert_with(|| source.to_owned());
+    problem
 }
 
 fn merge(under: &mut toml::Table, over: toml::Table) {
@@ -224,6 +244,7 @@ impl Origins {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
     use std::time::Duration;
 
     use super::super::agent::AgentConfig;
@@ -233,7 +254,7 @@ mod tests {
     const GOOD: &str = "id = \"r1\"\nregion = \"acme\"\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n";
 
     fn relay(text: &str, overlays: &[Overlay]) -> Result<RelayConfig, Vec<String>> {
-        over("relay.toml", text, overlays)
+        over("relay.toml", None, text, overlays)
             .map(|(config, _)| config)
             .map_err(|problems| problems.0.iter().map(Problem::to_string).collect())
     }
@@ -260,6 +281,41 @@ mod tests {
     }
 
     #[test]
+    fn what_one_flag_leaves_out_of_a_section_another_may_give() {
+        let set = |assignments: &[&str]| -> Vec<_> { assignments.iter().map(|text| Overlay::set(text)).collect() };
+        for flags in [["limits={open=\"20s\"}", "limits.streams=7"], ["limits.streams=7", "limits={open=\"20s\"}"]] {
+            let config = relay(&format!("{GOOD}[limits]\nconnections = 9\n"), &set(&flags)).unwrap();
+            let limits = &config.limits;
+            assert_eq!((limits.open, limits.streams, limits.connections), (Duration::from_secs(20), 7, 9), "{flags:?}");
+        }
+        let text = format!("{GOOD}[limits]\nconnections = 0\n");
+        let problems = relay(&text, &set(&["limits={open=\"5s\"}"])).unwrap_err();
+        for start in ["relay.toml:5: `limits.connections`", "--set limits: one provider may take 10s"] {
+            assert!(problems.iter().any(|problem| problem.starts_with(start)), "{problems:#?}");
+        }
+        let problems = relay(GOOD, &set(&["limits={open=\"20s\",streams=7}", "limits.streams=8"])).unwrap_err();
+        assert_eq!(problems, ["--set limits.streams: `limits.streams` is given twice, also by --set limits"]);
+    }
+
+    #[test]
+    fn a_relative_path_in_a_folder_whose_name_is_no_text_is_refused_unless_a_flag_replaces_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        std::fs::create_dir(&folder).unwrap();
+        let file = folder.join("relay.toml");
+        std::fs::write(&file, GOOD.replace("\"c\"", "\"/c\"")).unwrap();
+        let load = |flags: &[Overlay]| load::<RelayConfig>(Some(&file), flags);
+        let problems = load(&[Overlay::flag("--key", "tls.key", "k")]).unwrap_err();
+        let [problem] = &problems.0[..] else { panic!("{problems}") };
+        assert!(problem.source.ends_with("relay.toml:3"), "{problem}");
+        assert!(problem.what.starts_with("`tls.ca`: ") && problem.what.contains("whole path"), "{problem}");
+        let flags =
+            [("--key", "tls.key", "k"), ("--ca", "tls.ca", "a")].map(|(flag, key, to)| Overlay::flag(flag, key, to));
+        let (config, _) = load(&flags).unwrap();
+        assert_eq!((config.tls.cert, config.tls.key), ("/c".into(), "k".into()));
+    }
+
+    #[test]
     fn a_set_value_that_looks_like_a_number_can_be_a_name() {
         let config = relay(GOOD, &[Overlay::set("id=7")]).unwrap();
         assert_eq!(config.id, "7");
@@ -270,7 +326,7 @@ mod tests {
         let text =
             format!("{GOOD}[directory]\nrules = \"../rules.toml\"\naudit = \"/var/audit\"\n[admin]\nsocket = \"\"\n");
         let flags = [Overlay::flag("--key", "tls.key", "k"), Overlay::set("ready_file=ready")];
-        let (config, _) = over::<RelayConfig>("etc/relay.toml", &text, &flags).unwrap();
+        let (config, _) = over::<RelayConfig>("etc/relay.toml", Some(Path::new("etc")), &text, &flags).unwrap();
         let path = |text: &str| Some(std::path::PathBuf::from(text));
         assert_eq!((config.tls.cert, config.tls.key), ("etc/c".into(), "k".into()));
         assert_eq!((config.directory.rules, config.directory.audit), (path("etc/../rules.toml"), path("/var/audit")));
@@ -367,13 +423,13 @@ mod tests {
     #[test]
     fn list_elements_are_located_by_line_or_by_the_flag_that_replaced_the_list() {
         let text = "relays = [\"r:1\"]\ntls = { cert = \"c\", key = \"k\", ca = \"a\" }\n[[expose]]\nname = \"web\"\nto = \"a:1\"\n[[expose]]\nname = \"web\"\nto = \"a:2\"\n";
-        let problems = over::<AgentConfig>("agent.toml", text, &[]).unwrap_err();
+        let problems = over::<AgentConfig>("agent.toml", None, text, &[]).unwrap_err();
         assert_eq!(problems.to_string(), "agent.toml:7: `expose[1].name`: the service `web` is exposed twice");
         let exposed =
             toml::Value::try_from(["x=a:1", "x=a:1"].map(|text| text.parse::<super::super::agent::Expose>().unwrap()))
                 .unwrap();
         let problems =
-            over::<AgentConfig>("agent.toml", text, &[Overlay::flag("--expose", "expose", exposed)]).unwrap_err();
+            over::<AgentConfig>("agent.toml", None, text, &[Overlay::flag("--expose", "expose", exposed)]).unwrap_err();
         assert_eq!(problems.to_string(), "--expose: `expose[1].name`: the service `x` is exposed twice");
     }
 }

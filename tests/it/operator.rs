@@ -354,6 +354,19 @@ fn a_key_that_is_given_twice_on_the_command_line_is_refused() {
     }
 }
 
+#[test]
+fn a_section_and_another_of_its_keys_may_be_given_on_the_command_line() {
+    for args in [
+        ["--set", "limits={streams=7}", "--set", "limits.connections=7"],
+        ["--set", "log={level=\"debug\"}", "--log", "json"],
+    ] {
+        let (code, why) = run(&["relay"].into_iter().chain(args).collect::<Vec<_>>());
+        assert!(code == 2 && why.contains("--cert") && !why.contains("twice") && !why.contains("--set"), "{why}");
+    }
+    let (code, why) = run(&["relay", "--set", "tls={cert=\"b\"}", "--cert", "a"]);
+    assert!(code == 2 && why.contains("--cert: `tls.cert` is given twice, also by --set tls"), "{why}");
+}
+
 /// A relay of one CA and an agent of another, and each with the other's in its `tls.ca`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_distrusts_whom_is_said_with_the_files() {
