@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Invalid;
@@ -177,14 +179,20 @@ pub(crate) mod or_empty {
     }
 }
 
-/// Whether there is a folder in which a file at `path` can stand.
+/// Whether there is a folder in which a file at `path` can be made.
 ///
 /// # Errors
 /// What the system says.
 pub(crate) fn folder_of(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    let about = std::fs::metadata(folder)?;
-    if about.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !std::fs::metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    // As who the process acts for, with what capabilities it has. Where the system does not tell, the making will.
+    match accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Err(refused @ (Errno::ACCESS | Errno::ROFS)) => Err(refused.into()),
+        _ => Ok(()),
+    }
 }
 
 /// What a socket's address holds at most, in bytes.

@@ -1,6 +1,9 @@
 //! What an operator types, and what comes back: a mistake is refused, once, with the place where it stands and its reason.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -365,6 +368,34 @@ fn a_section_and_another_of_its_keys_may_be_given_on_the_command_line() {
     }
     let (code, why) = run(&["relay", "--set", "tls={cert=\"b\"}", "--cert", "a"]);
     assert!(code == 2 && why.contains("--cert: `tls.cert` is given twice, also by --set tls"), "{why}");
+}
+
+#[test]
+fn a_folder_in_which_nothing_may_be_made_is_refused_with_all_that_would_be_made_there() {
+    let deployment = Deployment::new();
+    let config = deployment.relay_config("r1", OPEN_WORLD);
+    // The system lets root do anything: then the relay runs as somebody else, who must be let in.
+    let is_root = rustix::process::geteuid().is_root();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(deployment.dir.path(), 0o755);
+    mode(&config.tls.key, 0o644);
+    let closed = deployment.dir.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    mode(&closed, 0o555);
+    let mut args = relay_flags();
+    args.extend(tls_flags(&config.tls));
+    for (flag, name) in [("--audit", "audit"), ("--fleet-key", "key"), ("--admin-socket", "sock")] {
+        args.extend([flag.to_owned(), closed.join(name).display().to_string()]);
+    }
+    let mut command = outrelay(&strs(&args));
+    if is_root {
+        command.uid(65534).gid(65534);
+    }
+    let (code, why) = refused(&command.output().unwrap());
+    assert_eq!(code, 2, "{why}");
+    for flag in ["--audit: ", "--fleet-key: ", "--admin-socket: "] {
+        assert!(why.lines().any(|line| line.starts_with(flag) && line.contains("Permission denied")), "{flag} {why}");
+    }
 }
 
 /// A relay of one CA and an agent of another, and each with the other's in its `tls.ca`.
