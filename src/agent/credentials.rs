@@ -34,6 +34,13 @@ pub enum CredentialsError {
     Quic(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
+/// What the files held.
+#[derive(Debug, Clone)]
+struct Read {
+    material: TlsMaterial,
+    client: quinn::ClientConfig,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Credentials {
@@ -41,7 +48,7 @@ pub struct Credentials {
     files: Tls,
     quic: QuicConfig,
     /// The last that could be used.
-    client: Mutex<quinn::ClientConfig>,
+    last: Mutex<Read>,
 }
 
 impl Credentials {
@@ -50,8 +57,8 @@ impl Credentials {
     /// # Errors
     /// Whatever is wrong with them.
     pub fn load(files: &Tls, quic: &QuicConfig) -> Result<Self, CredentialsError> {
-        let (agent, client) = read(files, quic)?;
-        Ok(Self { agent, files: files.clone(), quic: quic.clone(), client: Mutex::new(client) })
+        let (agent, read) = read(files, quic, None)?;
+        Ok(Self { agent, files: files.clone(), quic: quic.clone(), last: Mutex::new(read) })
     }
 
     /// Who the certificate says that this is.
@@ -65,17 +72,18 @@ impl Credentials {
     /// # Errors
     /// Whatever is wrong with them. What was read before goes on to count.
     pub fn reload(&self) -> Result<(), CredentialsError> {
-        let (found, client) = read(&self.files, &self.quic)?;
+        let before = self.last().material;
+        let (found, read) = read(&self.files, &self.quic, Some(&before))?;
         if found != self.agent {
             return Err(CredentialsError::Another { found, expected: self.agent.clone() });
         }
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
     }
 
     /// What was read last and could be used.
-    fn last(&self) -> quinn::ClientConfig {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn last(&self) -> Read {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -94,7 +102,7 @@ pub async fn client(vault: &Arc<AgentVault>) -> quinn::ClientConfig {
         }
         Err(error) => tracing::error!(%error, "reading the credentials failed: dialling with those of before"),
     }
-    vault.credentials.last()
+    vault.credentials.last().client
 }
 
 /// All that is wrong with the files.
@@ -117,10 +125,11 @@ fn identity(material: &TlsMaterial) -> Result<AgentUri, CredentialsError> {
     }
 }
 
-fn read(files: &Tls, quic: &QuicConfig) -> Result<(AgentUri, quinn::ClientConfig), CredentialsError> {
+/// `before` is what the files held when they were read last.
+fn read(files: &Tls, quic: &QuicConfig, before: Option<&TlsMaterial>) -> Result<(AgentUri, Read), CredentialsError> {
     let material = TlsMaterial::load(files)?;
-    material.warn_unless_valid();
+    material.warn_unless_valid(before);
     let agent = identity(&material)?;
     let client = quic::client_config(tls::client_config(&material, &[tls::ALPN_ORP])?, quic)?;
-    Ok((agent, client))
+    Ok((agent, Read { material, client }))
 }

@@ -8,9 +8,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, client};
 use rustls_pki_types::pem::{self, PemObject};
@@ -230,31 +231,48 @@ impl TlsMaterial {
         certificate_identity(self.chain().first().ok_or(PeerIdentityError::NoCertificate)?)
     }
 
-    /// Says so in the log where peers will refuse the leaf, who say less: where it is not valid now, or not of the CA that the peers
-    /// must be of.
-    pub fn warn_unless_valid(&self) {
+    /// Says so in the log where peers will refuse the leaf, who say less: where it is not valid now; and, unless that was said of
+    /// `before`, which is the same, where only peers that trust another CA than this node will take it.
+    pub fn warn_unless_valid(&self, before: Option<&Self>) {
         if let Some(why) = self.chain().first().and_then(invalid_now) {
             tracing::warn!("peers will refuse our certificate: {why}");
         }
+        if before.is_some_and(|before| self.is_same(before)) {
+            return;
+        }
         if let Some(why) = self.distrusted() {
             let [cert, ca] = &self.files;
-            tracing::warn!(
-                "our certificate ({CERT}) {cert} does not come from the CA in ({CA}) {ca}: peers with the same CA will refuse it: {why}"
+            tracing::info!(
+                "our certificate ({CERT}) {cert} does not come from the CA in ({CA}) {ca}: peers that trust the same CA only will refuse it: {why}"
             );
         }
+    }
+
+    /// Whether certificates and CA are those of `other`.
+    fn is_same(&self, other: &Self) -> bool {
+        self.chain() == other.chain() && self.roots.roots == other.roots.roots
     }
 
     /// Why the own CA does not vouch for the own leaf.
     fn distrusted(&self) -> Option<rustls::Error> {
         let (leaf, rest) = self.chain().split_first()?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider()).build().ok()?;
-        let why = verifier.verify_client_cert(leaf, rest, UnixTime::now()).err()?;
-        // What a certificate is for, and until when, is another question.
-        let is_foreign = matches!(
-            why,
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
-        );
-        is_foreign.then_some(why)
+        let (provider, now) = (provider(), UnixTime::now());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone()).build().ok()?;
+        let as_client = verifier.verify_client_cert(leaf, rest, now).err();
+        let as_server = || {
+            let algorithms = provider.signature_verification_algorithms.all;
+            let leaf = ParsedCertificate::try_from(leaf).ok()?;
+            verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, now, algorithms).err()
+        };
+        // What a certificate is for, and until when, is another question. Of one that is not for this use nothing else is told.
+        let is_foreign = |why: &rustls::Error| {
+            matches!(
+                why,
+                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+            )
+        };
+        as_client.filter(is_foreign).or_else(|| as_server().filter(is_foreign))
     }
 }
 

@@ -93,6 +93,8 @@ pub struct CredentialsState {
     slot: Slot<CredentialsMsg>,
     vault: Arc<Vault>,
     check: Option<ClientCheck>,
+    /// The certificate and CA that are in use.
+    material: Option<TlsMaterial>,
     /// Since when a connection's certificate has been known to be invalid.
     invalid: HashMap<Generation, Instant>,
     recheck: Option<Owned>,
@@ -118,6 +120,7 @@ impl Actor for Credentials {
             slot: args.slot,
             vault: args.vault,
             check: None,
+            material: None,
             invalid: HashMap::new(),
             recheck: None,
             look: None,
@@ -170,9 +173,11 @@ impl CredentialsState {
     /// change is looked at again.
     fn renew(&mut self) {
         match read(&self.vault.config.now()) {
-            Ok((_, server, check)) => {
+            Ok(Read { server, check, material, .. }) => {
+                material.warn_unless_valid(self.material.as_ref());
                 self.vault.endpoint.set_server_config(Some(server));
                 self.check = Some(check);
+                self.material = Some(material);
                 tracing::info!("credentials in use for new connections");
             }
             Err(error) => {
@@ -254,7 +259,7 @@ impl CredentialsState {
 /// # Errors
 /// What is wrong with the files.
 pub fn server_config(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig), CredentialsError> {
-    read(config).map(|(relay, server, _)| (relay, server))
+    read(config).map(|read| (read.relay, read.server))
 }
 
 /// All that is wrong with the files of certificate, key and CA.
@@ -278,10 +283,17 @@ fn identity(config: &RelayConfig, material: &TlsMaterial) -> Result<RelayUri, Cr
     }
 }
 
-fn read(config: &RelayConfig) -> Result<(RelayUri, quinn::ServerConfig, ClientCheck), CredentialsError> {
+/// What the files give.
+struct Read {
+    relay: RelayUri,
+    server: quinn::ServerConfig,
+    check: ClientCheck,
+    material: TlsMaterial,
+}
+
+fn read(config: &RelayConfig) -> Result<Read, CredentialsError> {
     let material = TlsMaterial::load(&config.tls)?;
-    material.warn_unless_valid();
-    let configured = identity(config, &material)?;
+    let relay = identity(config, &material)?;
     let server = quic::server_config(tls::server_config(&material, &[tls::ALPN_ORP])?, &config.quic)?;
-    Ok((configured, server, ClientCheck::new(&material)?))
+    Ok(Read { relay, server, check: ClientCheck::new(&material)?, material })
 }

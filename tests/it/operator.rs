@@ -398,6 +398,46 @@ fn a_folder_in_which_nothing_may_be_made_is_refused_with_all_that_would_be_made_
     }
 }
 
+/// Each side with a CA of its own: nothing is wrong with that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_ca_than_the_peers_is_no_reason_for_alarm_and_is_said_once() {
+    let deployment = Deployment::new();
+    let agents = Ca::generate().unwrap();
+    let mut config = deployment.relay_config("r1", OPEN_WORLD);
+    let of_relays = std::mem::replace(&mut config.tls.ca, deployment.write("agents-ca.crt", agents.cert_pem()));
+    let mut relay = Program::start(&deployment, &config, &[]).await;
+    let line = relay.said(&["our certificate", "r1.crt", "tls.ca", "agents-ca.crt"]).await;
+    assert!(line.contains("INFO"), "{line}");
+
+    let issued = agents.agent(&agent(1)).unwrap();
+    let tls = outrelay::config::types::Tls {
+        cert: deployment.write("own.crt", &issued.cert_pem),
+        key: deployment.write("own.key", &issued.key_pem),
+        ca: of_relays,
+    };
+    let mut args = vec!["agent".to_owned(), "--relay".to_owned(), relay.addr.to_string()];
+    args.extend(tls_flags(&tls));
+    args.extend(["--set", "backoff.initial=10ms", "--set", "backoff.max=20ms"].map(str::to_owned));
+    let mut running = Running::start(&deployment, outrelay(&strs(&args)));
+    let connections = || {
+        let log = std::fs::read_to_string(&running.log).unwrap();
+        log.lines().filter(|line| line.contains("session started")).count()
+    };
+    for n in 1..=3 {
+        eventually("a session", || (connections() == n).then_some(())).await;
+        relay.kill();
+        if n < 3 {
+            relay.start_again().await;
+        }
+    }
+    let line = running.said(&["our certificate", "own.crt", "tls.ca", "/ca.crt"]).await;
+    assert!(line.contains("INFO"), "{line}");
+    let log = std::fs::read_to_string(&running.log).unwrap();
+    assert_eq!(log.matches("our certificate").count(), 1, "{log}");
+    let starts = relay.log().matches("credentials in use").count();
+    assert_eq!(relay.log().matches("our certificate").count(), starts, "once for each process: {}", relay.log());
+}
+
 /// A relay of one CA and an agent of another, and each with the other's in its `tls.ca`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_distrusts_whom_is_said_with_the_files() {
@@ -421,7 +461,7 @@ async fn who_distrusts_whom_is_said_with_the_files() {
         outrelay::config::types::Tls { cert: foreign_cert.clone(), key: foreign_key.clone(), ..good.clone() };
     let mut agent = start(&with_foreign_cert);
     // Before anything is dialled: it can be told from the files alone.
-    agent.said(&["WARN", "our certificate", "foreign.crt", "tls.ca", "/ca.crt"]).await;
+    agent.said(&["INFO", "our certificate", "foreign.crt", "tls.ca", "/ca.crt"]).await;
     agent.said(&["no session", "the relay refuses our certificate", "tls.cert", "foreign.crt", "UnknownCA"]).await;
     drop(agent);
     let with_foreign_ca = outrelay::config::types::Tls { ca: foreign_ca.clone(), ..good.clone() };
@@ -439,5 +479,5 @@ async fn who_distrusts_whom_is_said_with_the_files() {
     args.extend(["--key".to_owned(), deployment.write("r1-foreign.key", &issued.key_pem).display().to_string()]);
     args.extend(["--ca".to_owned(), config.tls.ca.display().to_string()]);
     let mut relay = Running::start(&deployment, outrelay(&strs(&args)));
-    relay.said(&["WARN", "our certificate", "r1-foreign.crt", "tls.ca", "/ca.crt"]).await;
+    relay.said(&["INFO", "our certificate", "r1-foreign.crt", "tls.ca", "/ca.crt"]).await;
 }

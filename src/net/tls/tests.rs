@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{CipherSuite, ClientConnection, ServerConnection};
 use time::OffsetDateTime;
 
@@ -120,6 +121,24 @@ fn a_server_of_another_name_is_refused() {
     assert!(format!("{refused:?}").contains("NotValidForName"), "{refused:?}");
     let refused = handshake(client(&agent(&CA)), server(&agent(&CA)), "localhost").unwrap_err();
     assert!(format!("{refused:?}").contains("NotValidForName"), "{refused:?}");
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_told_also_where_it_is_for_one_use_alone() {
+    let foreign = Ca::generate().unwrap();
+    for uses in [&[][..], &[ExtendedKeyUsagePurpose::ClientAuth], &[ExtendedKeyUsagePurpose::ServerAuth]] {
+        let key = KeyPair::generate().unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let mut leaf = CertificateParams::default();
+        leaf.extended_key_usages = uses.to_vec();
+        let cert = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
+        let distrusted = |ca: &str| TlsMaterial::from_pem(&cert, &key.serialize_pem(), ca).unwrap().distrusted();
+        assert!(distrusted(foreign.cert_pem()).is_some(), "{uses:?}");
+        assert_eq!(distrusted(&ca_pem), None, "{uses:?}");
+    }
 }
 
 #[tokio::test]
