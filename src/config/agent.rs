@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{self, Layered, Origins, Overlay};
 use super::quic::QuicConfig;
-use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
+use super::types::{HostPort, Log, Tls, or_empty, out_of_range, quic, socket_path, unreachable, zero_durations};
 use super::{Invalid, Problems};
 use crate::core::ids::ServiceName;
 
@@ -248,8 +248,7 @@ impl AgentConfig {
         if self.relays.is_empty() {
             found.push(Invalid::missing("relays", "--relay HOST:PORT"));
         }
-        let unreachable = self.relays.iter().enumerate().filter(|(_, relay)| relay.port() == 0);
-        found.extend(unreachable.map(|(at, _)| Invalid::at(format!("relays[{at}]"), UNREACHABLE)));
+        found.extend(unreachable("relays", &self.relays));
         if rustls_pki_types::ServerName::try_from(self.server_name.as_str()).is_err() {
             let what = format!("`{}` is neither a DNS name nor an IP address", self.server_name);
             found.push(Invalid::at("server_name", what));

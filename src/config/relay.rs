@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{self, Layered, Origins, Overlay};
 use super::quic::QuicConfig;
-use super::types::{HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, zero_durations};
+use super::types::{
+    HostPort, Log, Tls, UNREACHABLE, or_empty, out_of_range, quic, socket_path, unreachable, zero_durations,
+};
 use super::{Invalid, Problems};
 use crate::core::identity::{IdentityError, Region, RelayId, RelayUri};
 use crate::core::resume::pairing::WINDOW;
@@ -335,12 +337,7 @@ impl RelayConfig {
         if self.advertise.as_ref().is_some_and(|advertise| advertise.port() == 0) {
             found.push(Invalid::at("advertise", UNREACHABLE));
         }
-        let successors = self.drain.successors.iter().enumerate();
-        found.extend(
-            successors
-                .filter(|(_, successor)| successor.port() == 0)
-                .map(|(at, _)| Invalid::at(format!("drain.successors[{at}]"), UNREACHABLE)),
-        );
+        found.extend(unreachable("drain.successors", &self.drain.successors));
         found.extend(socket_path(self.admin.socket.as_deref()));
         if self.admin.fault_injection && self.admin.socket.is_none() {
             found.push(Invalid::between(

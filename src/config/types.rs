@@ -195,6 +195,12 @@ pub(crate) fn folder_of(path: &Path) -> io::Result<()> {
     }
 }
 
+/// What is wrong with the list at `key`: who is in it is to be reached.
+pub(crate) fn unreachable(key: &str, list: &[HostPort]) -> Vec<Invalid> {
+    let at_no_port = list.iter().enumerate().filter(|(_, one)| one.port() == 0);
+    at_no_port.map(|(at, _)| Invalid::at(format!("{key}[{at}]"), UNREACHABLE)).collect()
+}
+
 /// What a socket's address holds at most, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
