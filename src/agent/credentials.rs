@@ -113,7 +113,7 @@ pub fn problems(files: &Tls) -> Vec<Invalid> {
             let wrong = identity(&material).err();
             wrong.map(|error| Invalid::at("tls.cert", error.to_string())).into_iter().collect()
         }
-        Err(wrong) => wrong.into_iter().map(|(key, error)| Invalid::of_file(key, error)).collect(),
+        Err(wrong) => wrong,
     }
 }
 

@@ -20,6 +20,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
+use crate::config::Invalid;
 use crate::config::types::Tls;
 use crate::core::identity::{Identity, IdentityError};
 
@@ -176,19 +177,19 @@ impl TlsMaterial {
     ///
     /// # Errors
     /// Each with the key of the configuration that names the file.
-    pub fn check(files: &Tls) -> Result<Self, Vec<(&'static str, TlsError)>> {
+    pub fn check(files: &Tls) -> Result<Self, Vec<Invalid>> {
         let cert = Source::read(&files.cert).and_then(|file| Ok((file.certificates()?, file.name)));
         let key = Source::read(&files.key).and_then(|file| Ok((file.signer()?, file.name)));
         let ca = Source::read(&files.ca).and_then(|file| Ok((file.roots()?, file.name)));
         let own = match (cert, key) {
             (Ok((chain, cert)), Ok((signer, key))) => match leaf(chain, signer, &cert, &key) {
                 Ok(leaf) => Ok((leaf, cert)),
-                Err(error @ TlsError::Mismatch { .. }) => Err(vec![(KEY, error)]),
-                Err(error) => Err(vec![(CERT, error)]),
+                Err(error @ TlsError::Mismatch { .. }) => Err(vec![Invalid::of_file(KEY, error)]),
+                Err(error) => Err(vec![Invalid::of_file(CERT, error)]),
             },
             (cert, key) => {
                 let wrong = [(CERT, cert.err()), (KEY, key.err())];
-                Err(wrong.into_iter().filter_map(|(key, error)| Some((key, error?))).collect())
+                Err(wrong.into_iter().filter_map(|(key, error)| Some(Invalid::of_file(key, error?))).collect())
             }
         };
         match (own, ca) {
@@ -197,7 +198,7 @@ impl TlsMaterial {
             }
             (own, ca) => {
                 let wrong = own.err().into_iter().flatten();
-                Err(wrong.chain(ca.err().map(|error| (CA, error))).collect())
+                Err(wrong.chain(ca.err().map(|error| Invalid::of_file(CA, error))).collect())
             }
         }
     }

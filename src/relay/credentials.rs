@@ -270,7 +270,7 @@ pub fn problems(config: &RelayConfig) -> Vec<Invalid> {
             let wrong = identity(config, &material).err();
             wrong.map(|error| Invalid::between("tls.cert", "id", error.to_string())).into_iter().collect()
         }
-        Err(wrong) => wrong.into_iter().map(|(key, error)| Invalid::of_file(key, error)).collect(),
+        Err(wrong) => wrong,
     }
 }
 
