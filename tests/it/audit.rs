@@ -1,9 +1,10 @@
 //! The audit of a running relay: numbered without a gap, rotated, and patient while its files cannot be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use outrelay::config::relay::RelayConfig;
 use outrelay::core::frame::Frame;
 use outrelay::net::framed::write_frame;
 use outrelay::proto::orp;
@@ -65,14 +66,20 @@ async fn a_relay_whose_audit_cannot_be_rotated_goes_on_and_then_writes_every_dec
     assert_eq!(query(&file, &["--stream", "21"]).len(), 2);
 }
 
-#[tokio::test]
-async fn what_is_decided_after_the_file_was_moved_or_removed_stands_in_a_new_one_at_its_path() {
-    let deployment = Deployment::new();
-    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+/// Has the audit in a folder of its own: that folder, where it may be moved to, and the file.
+fn in_a_folder(deployment: &Deployment, config: &mut RelayConfig) -> [PathBuf; 3] {
     let [folder, away] = ["audit", "archive"].map(|name| deployment.dir.path().join(name));
     std::fs::create_dir(&folder).unwrap();
     let file = folder.join("audit.jsonl");
     config.directory.audit = Some(file.clone());
+    [folder, away, file]
+}
+
+#[tokio::test]
+async fn what_is_decided_after_the_file_was_moved_or_removed_stands_in_a_new_one_at_its_path() {
+    let deployment = Deployment::new();
+    let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
+    let [folder, away, file] = in_a_folder(&deployment, &mut config);
     let relay = Relay::start(config).await.unwrap();
     let consumer = deployment.peer(&relay, 2, &[]).await;
     // Each is two events: it is allowed, and nobody serves it.
@@ -107,10 +114,7 @@ async fn while_there_is_no_folder_for_a_new_file_decisions_stand_in_the_old_one(
     let mut config = deployment.relay_config("r1", crate::harness::OPEN_WORLD);
     // One open, and no more.
     config.limits.audit_queue = 2;
-    let [folder, away] = ["audit", "archive"].map(|name| deployment.dir.path().join(name));
-    std::fs::create_dir(&folder).unwrap();
-    let file = folder.join("audit.jsonl");
-    config.directory.audit = Some(file.clone());
+    let [folder, away, file] = in_a_folder(&deployment, &mut config);
     let relay = Relay::start(config).await.unwrap();
     let consumer = deployment.peer(&relay, 2, &[]).await;
     let decide = async |stream_id| {
